@@ -1,0 +1,160 @@
+"""The Accelerator of this process, and the refusal to run with another number of processes than was asked for."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
+
+from pipeline.errors import ConfigError, nearest
+
+EXPECTED = "GRAFT_EXPECTED_PROCESSES"
+"""Environment variable: how many processes our own launcher starts in all."""
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+PACKAGE = Path(__file__).resolve().parent
+
+
+def make_accelerator(
+    mixed_precision: str = "auto", *, log_with: Any = None, project_dir: str | None = None, timeout_seconds: int = 600
+) -> Accelerator:
+    """The Accelerator of this process, on the processor when there is nothing faster.
+
+    A collective that waits longer than `timeout_seconds` ends the run. Raises ConfigError for a precision that the
+    device does not have, and when fewer or more processes came than were asked for.
+    """
+    device = available_device()
+    precision = resolve_precision(mixed_precision, device)
+    # The state is global and keeps its first precision; a second run in one process may want another.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        log_with=log_with,
+        project_dir=project_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=timeout_seconds))],
+    )
+    check_world(accelerator)
+    return accelerator
+
+
+def available_device() -> torch.device:
+    """The accelerator of this machine unless ACCELERATE_USE_CPU turns it off, else the processor."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None or parse_flag_from_env("ACCELERATE_USE_CPU") else found
+
+
+def resolve_precision(asked: str, device: torch.device) -> str:
+    """`no`, `bf16` or `fp16`. `auto` follows the launcher's --mixed_precision, else takes bf16 where it is fast."""
+    if asked not in PRECISIONS:
+        raise ConfigError(f"train.mixed_precision: unknown {asked!r}; {nearest(asked, PRECISIONS)}")
+    if asked == "auto":
+        # The launcher always sets the variable; its `no` is a default, not a wish.
+        launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        asked = launcher if launcher in ("bf16", "fp16") else "bf16" if has_fast_bf16(device) else "no"
+    if asked == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "train.mixed_precision: fp16 needs a GPU and there is none in use; expected 'auto', 'no' or 'bf16' here"
+        )
+    if asked == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
+        raise ConfigError("train.mixed_precision: this GPU has no bf16; expected 'auto', 'no' or 'fp16'")
+    return asked
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 itself; processors without it emulate it, slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # The public torch.cpu.get_capabilities is younger than the oldest torch we accept.
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def check_world(accelerator: Accelerator) -> None:
+    """Raise ConfigError unless as many processes work together as were asked for."""
+    real = accelerator.num_processes
+    world = os.environ.get("WORLD_SIZE", "")
+    if real == 1 and world.isdecimal() and int(world) > 1:
+        raise ConfigError(
+            f"WORLD_SIZE is {world} but this process works alone, so each of the {world} would train its own model; "
+            "set ACCELERATE_USE_CPU=true to train on the processor, or unset WORLD_SIZE"
+        )
+    expected = requested_processes()
+    if expected is not None and expected != real:
+        raise ConfigError(not_as_asked(expected, real))
+
+
+def not_as_asked(expected: int, real: int) -> str:
+    """The message about a launcher that started another number of processes, with the command that works."""
+    config = config_path("multi_gpu" if available_device().type == "cuda" else "cpu_2proc")
+    return (
+        f"you asked for {expected} processes, the launcher started {real}; "
+        f"use `accelerate launch --config_file {shlex.quote(str(config))} --num_processes {expected} ...` "
+        f"or `graft train ... --accelerate_config {config.stem} --num_processes {expected}`"
+    )
+
+
+def requested_processes() -> int | None:
+    """How many processes whoever launched us was asked for; None when nobody said.
+
+    Nothing in the environment tells it when `accelerate launch` starts a single process, so the launcher's own command
+    line is read, with the launcher's own parser.
+    """
+    if EXPECTED in os.environ:
+        return int(os.environ[EXPECTED])
+    try:
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent is not None else []
+    except psutil.Error:
+        return None
+    arguments = launcher_arguments(words)
+    return None if arguments is None else asked_of_launcher(arguments)
+
+
+def launcher_arguments(words: list[str]) -> list[str] | None:
+    """What follows `accelerate launch` in a command line; None when it is another command."""
+    for index, word in enumerate(words):
+        name = Path(word).name.removesuffix(".exe")
+        if name in ("accelerate-launch", "accelerate.commands.launch"):
+            return words[index + 1 :]
+        if name in ("accelerate", "accelerate.commands.accelerate_cli") and words[index + 1 :][:1] == ["launch"]:
+            return words[index + 2 :]
+    return None
+
+
+def asked_of_launcher(arguments: list[str]) -> int | None:
+    """The number of processes that these arguments of `accelerate launch` ask for, all machines together."""
+    from accelerate.commands.config.config_args import ClusterConfig, default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    options, _ = launch_command_parser().parse_known_args(arguments)
+    if options.num_processes is not None:
+        return int(options.num_processes)
+    file = options.config_file
+    if file is None and not options.cpu and Path(default_config_file).is_file():
+        file = default_config_file
+    config = load_config_from_file(file) if file else None
+    return config.num_processes if isinstance(config, ClusterConfig) and config.num_processes > 0 else None
+
+
+def config_path(name: str) -> Path:
+    """The accelerate configuration file `name`: one of ours (`cpu_2proc`), or a path."""
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml", ".json"):
+        if given.is_file():
+            return given.resolve()
+        raise ConfigError(f"accelerate_config: there is no file {name!r}")
+    # In a checkout the folder lies beside the package, in an installed wheel inside it.
+    folders = (PACKAGE / "accelerate_configs", PACKAGE.parent / "accelerate_configs")
+    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    if name not in known:
+        raise ConfigError(
+            f"accelerate_config: unknown name {name!r}; {nearest(name, known)} (or the path of a .yaml file)"
+        )
+    return known[name]

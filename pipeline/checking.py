@@ -1,0 +1,135 @@
+"""Check placed settings against their sections, and say every problem in plain words with its place."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from pipeline.errors import ConfigError, nearest
+from pipeline.placing import OPAQUE, Tree, split
+from pipeline.wording import accepts, complaint, contains, expected, section_type, shown
+from pipeline.yaml_file import Keys
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def finished(tree: Tree, config: M | None) -> M:
+    """The configuration, or a ConfigError with every problem noted in `tree`, in the order of file and flags."""
+    if tree.problems:
+        raise ConfigError(
+            list(dict.fromkeys(text for _, text in sorted(tree.problems, key=lambda problem: problem[0])))
+        )
+    assert config is not None, "a section without problems is valid"
+    return config
+
+
+def validate(tree: Tree, model: type[M], values: dict[str, Any], root: Keys) -> M | None:
+    """The validated section, or None with its problems noted in `tree`."""
+    _fit(tree, model, values, root)
+    try:
+        return model.model_validate(copy.deepcopy(values))
+    except ValidationError as error:
+        told: set[Keys] = set()
+        for entry in error.errors(include_url=False):
+            _explain(tree, model, values, dict(entry), root, told)
+        return None
+
+
+def _fit(tree: Tree, model: type[BaseModel], values: dict[str, Any], root: Keys) -> None:
+    """Numbers given for text become the text that was written; true and false never become numbers."""
+    for key, value in list(values.items()):
+        path, field = (*root, key), model.model_fields[key]
+        section, _ = section_type(field.annotation)
+        if not root and key == OPAQUE:
+            continue
+        if not root and section is not None and isinstance(value, dict):
+            _fit(tree, section, value, path)
+        elif contains(value, bool) and not accepts(field, value, strict=True):
+            note(tree, path, complaint(field, value))
+            tree.incomplete.add(root)
+            del values[key]
+        elif contains(value, (int, float)) and not accepts(field, value):
+            as_text = _as_text(tree, value, path)
+            values[key] = as_text if accepts(field, as_text) else value
+
+
+def _as_text(tree: Tree, value: Any, path: Keys) -> Any:
+    if isinstance(value, list):
+        return [_as_text(tree, element, (*path, str(index))) for index, element in enumerate(value)]
+    text = tree.text(path) if isinstance(value, (int, float)) else None
+    return value if text is None else text
+
+
+def _explain(
+    tree: Tree, model: type[BaseModel], values: dict[str, Any], error: dict[str, Any], root: Keys, told: set[Keys]
+) -> None:
+    """Note one of pydantic's errors in our words."""
+    place = tuple(str(part) for part in error["loc"])
+    field, owner, depth = _field_at(model, place)
+    path = (*root, *place[:depth])
+    kind, cause = error["type"], error.get("ctx", {}).get("error")
+    whole = field is None or section_type(field.annotation)[0] is not None
+    # A key that was refused may be the very one that is missing here.
+    follows = bool(tree.incomplete & {(), path[:1]})
+    if path in told:
+        return
+    told.add(path)
+    if isinstance(cause, ConfigError):
+        for problem in cause.problems:
+            _relocate(tree, problem, path)
+    elif kind == "missing" and field is not None and depth == len(place):
+        if not follows:
+            note(tree, path, f"missing; expected {expected(field)}")
+    elif cause is not None:
+        if not (whole and follows):
+            note(tree, path, str(cause))
+    elif kind == "extra_forbidden":
+        known = owner.model_fields if owner is not None else []
+        note(tree, path, f"unknown key; {nearest(place[-1], known)}" if known else "unknown key")
+    elif field is None:
+        said = str(error["msg"]).replace("Input should be", "expected")
+        note(tree, path, f"{said}, got {shown(error['input'])}")
+    else:
+        note(tree, path, complaint(field, _value_at(values, place[:depth])))
+
+
+def _field_at(model: type[BaseModel], place: Keys) -> tuple[FieldInfo | None, type[BaseModel] | None, int]:
+    """The field an error is about, the model it is in, and how much of `place` leads to it (the rest is inside)."""
+    if place[:1] == (OPAQUE,) and len(place) > 1:
+        return None, None, len(place)
+    owner = model
+    for depth, key in enumerate(place, start=1):
+        field = owner.model_fields.get(key)
+        inner = None if field is None else section_type(field.annotation)[0]
+        if depth == len(place) or inner is None:
+            return field, owner, depth
+        owner = inner
+    return None, owner, 0
+
+
+def _value_at(values: Any, place: Keys) -> Any:
+    for key in place:
+        values = values.get(key) if isinstance(values, Mapping) else values
+    return values
+
+
+def _relocate(tree: Tree, problem: str, path: Keys) -> None:
+    """Note a sentence raised by a validator; when it begins with a setting, that setting's place is named."""
+    found = re.match(r"((?:[\w.]+:)?\w+(?:\.\w+)*): (.*)", problem, re.DOTALL)
+    if found:
+        keys = split(found[1])
+        if keys[0] in tree.layout.sections or keys[0] in tree.layout.plain:
+            note(tree, keys, found[2])
+            return
+    note(tree, path, problem)
+
+
+def note(tree: Tree, path: Keys, sentence: str) -> None:
+    source, at = tree.origin(path)
+    prefix = source.prefix(at, tree.root + path)
+    tree.complain(source, at, f"{prefix}: {sentence}" if prefix else sentence)

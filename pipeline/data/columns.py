@@ -1,0 +1,180 @@
+"""The normal form of a cell, and the list of everything that is wrong with the rows."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Kind = Literal["text", "label", "labels", "number"]
+Row = tuple[str, Sequence[Any]]
+"""Where the row is, for messages (`train.csv:7`), and its cells in the order of the asked columns."""
+
+SHOWN = 20
+CHUNK = 1000
+
+
+class Problems:
+    """Everything wrong with the rows: the first twenty sentences and how many there are."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.count = 0
+
+    def add(self, place: str, sentence: str) -> None:
+        self.count += 1
+        if self.count <= SHOWN:
+            self.shown.append(f"{place}: {sentence}")
+
+    def raise_any(self) -> None:
+        if self.count > SHOWN:
+            raise DataError([*self.shown, f"... and {self.count - SHOWN} more ({self.count} in all)"])
+        if self.count:
+            raise DataError(self.shown)
+
+
+def has_columns(
+    place: str, wanted: Iterable[str], known: Sequence[str], problems: Problems, delimiter: str | None = None
+) -> bool:
+    """Whether every wanted column is there exactly once; what is not is a problem at `place`."""
+    before = problems.count
+    for name in wanted:
+        if name not in known:
+            problems.add(place, f"no column {name!r}; {_column_hint(name, known, delimiter)}")
+        elif known.count(name) > 1:
+            problems.add(place, f"{known.count(name)} columns are named {name!r}; expected one")
+    return problems.count == before
+
+
+def text(value: Any) -> str:
+    """A non-empty string. White space counts as text: what was written is what is read."""
+    if not isinstance(value, str):
+        raise ValueError(_expected(value, "text"))
+    if not value:
+        raise ValueError("is empty; fill it in or drop the row")
+    return _storable(value)
+
+
+def label(value: Any) -> str:
+    """`str(value)`, so that 1 in a JSON file and "1" in a csv file are one label."""
+    if isinstance(value, float) and not math.isnan(value):
+        raise ValueError(
+            f"is the fraction {value!r}, expected text or a whole number; "
+            "write classes as whole numbers or names (scores belong to a regression task)"
+        )
+    if not isinstance(value, str | int):
+        raise ValueError(_expected(value, "a label (text or a whole number)"))
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("is empty; fill in the label or drop the row")
+    return _storable(str(value))
+
+
+def labels(value: Any) -> list[str]:
+    """A list of labels, maybe empty; a string is split at commas."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")] if value.strip() else []
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, list):
+        raise ValueError(_expected(value, "a list of labels, or labels separated by commas"))
+    return [label(part) for part in value]
+
+
+def number(value: Any) -> float:
+    """A finite float."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(_expected(value, "a number"))
+    try:
+        if isinstance(value, str) and "_" in value:  # Python reads 1_000, nobody else does
+            raise ValueError
+        result = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"is {_shorten(value)}, expected a number such as 2.5") from None
+    if not math.isfinite(result):
+        raise ValueError(f"is {value}, expected a finite number; fill it in or drop the row")
+    return result
+
+
+NORMAL_FORMS: dict[Kind, Callable[[Any], Any]] = {"text": text, "label": label, "labels": labels, "number": number}
+
+
+def build(rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems) -> Dataset:
+    """The rows in normal form. What is wrong is added to `problems`, and such a row is left out."""
+    import pyarrow as pa  # here, as everywhere in data: with datasets over a second, which `--help` should not pay
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    names, forms = list(columns), [NORMAL_FORMS[kind] for kind in columns.values()]
+    types = {"text": pa.string(), "label": pa.string(), "labels": pa.list_(pa.string()), "number": pa.float64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+
+    def normal_rows() -> Iterator[list[Any]]:
+        for place, cells in rows:
+            row = []
+            for name, form, cell in zip(names, forms, cells, strict=True):
+                try:
+                    row.append(form(cell))
+                except ValueError as error:
+                    problems.add(place, f"{name} {error}")
+            if len(row) == len(names):
+                yield row
+
+    batches, pending = [], []
+    for row in normal_rows():
+        pending.append(row)
+        if len(pending) == CHUNK:
+            batches.append(_record_batch(pending, schema))
+            pending = []
+    if pending:
+        batches.append(_record_batch(pending, schema))
+    # Without a fingerprint of its own Dataset hashes every byte: seconds, for a value nobody reads.
+    return Dataset(InMemoryTable(pa.Table.from_batches(batches, schema)), fingerprint=uuid.uuid4().hex[:16])
+
+
+def _record_batch(rows: list[list[Any]], schema: Any) -> Any:
+    import pyarrow as pa
+
+    cells = zip(*rows, strict=True)
+    return pa.record_batch(
+        [pa.array(list(column), kind) for column, kind in zip(cells, schema.types, strict=True)], schema
+    )
+
+
+def _column_hint(name: str, known: Sequence[str], delimiter: str | None) -> str:
+    if delimiter and len(known) == 1:
+        for mark in "\t;,|":
+            if mark != delimiter and mark in known[0]:
+                return f"the header has one column and contains {mark!r}; set data.delimiter to {mark!r}"
+    hint = nearest(name, known)
+    if not hint.startswith("did you mean"):
+        hint = "a file without a header line needs data.column_names" if delimiter else "none is near"
+    return f"the columns are {', '.join(map(_shorten, known[:24]))}{', ...' if len(known) > 24 else ''}; {hint}"
+
+
+def _storable(value: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"has half a surrogate pair ({value[error.start]!a}) at character {error.start}, "
+                "which is not a character; remove it or write the whole pair"
+            ) from None
+    return value
+
+
+def _expected(value: Any, what: str) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return f"is missing (null), expected {what}; fill it in or drop the row"
+    return f"is {_shorten(value)} ({type(value).__name__}), expected {what}"
+
+
+def _shorten(value: Any) -> str:
+    shown = repr(value)  # a control character in the data must not reach the terminal
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,0 +1,220 @@
+"""Read the rows of one file, one at a time, so that every problem names its line."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.columns import Problems, Row, has_columns
+from pipeline.data.settings import DataConfig
+from pipeline.data.tables import read_arrow, read_parquet
+
+CELL_LIMIT = 2**31 - 1
+"""Characters in one csv cell; Python's own limit of 131,072 is less than a long document."""
+Reader = Callable[[Path, Sequence[str], DataConfig, Problems], Iterator[Row]]
+
+
+def read_csv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
+    """Comma-separated cells, quoted as Python's csv and spreadsheets do."""
+    delimiter = config.delimiter or ","
+    old_limit = csv.field_size_limit(CELL_LIMIT)
+    try:
+        with open(path, encoding=_codec(config), newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            yield from _table(path, _csv_lines(path, reader, problems), delimiter, wanted, config, problems)
+    finally:
+        csv.field_size_limit(old_limit)
+
+
+def read_tsv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
+    """Tab-separated cells without quoting: a quotation mark is text, as in the files of GLUE."""
+    delimiter = config.delimiter or "\t"
+    with open(path, encoding=_codec(config), newline="\n") as file:
+        lines = ((number, line.removesuffix("\n").removesuffix("\r")) for number, line in enumerate(file, start=1))
+        cells = ((number, line.split(delimiter)) for number, line in lines if line)
+        yield from _table(path, cells, delimiter, wanted, config, problems)
+
+
+def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
+    """One JSON object a line; blank lines are skipped."""
+    first = True
+    with open(path, encoding=_codec(config), newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                row = json.loads(line.rstrip("\r\n"), object_pairs_hook=_no_duplicates)
+            except (ValueError, RecursionError) as error:
+                problems.add(place, f"invalid JSON ({_json_error(error)}); expected one object on the line")
+                continue
+            if first and isinstance(row, dict) and not has_columns(place, wanted, list(row), problems):
+                return
+            first = False
+            yield from _object(place, row, wanted, problems)
+
+
+def read_json(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
+    """A JSON list of objects."""
+    with open(path, encoding=_codec(config), newline="\n") as file:
+        content = file.read()
+    if not content.strip():
+        return
+    try:
+        rows = json.loads(content, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        hint = "; a file with one object a line should be named .jsonl" if "Extra data" in str(error) else ""
+        problems.add(f"{path}:{line}", f"invalid JSON ({_json_error(error)}); expected a list of objects{hint}")
+        return
+    if not isinstance(rows, list):
+        problems.add(str(path), f"holds one JSON {type(rows).__name__}, expected a list of objects")
+        return
+    if rows and isinstance(rows[0], dict) and not has_columns(f"{path}[0]", wanted, list(rows[0]), problems):
+        return
+    for index, row in enumerate(rows):
+        yield from _object(f"{path}[{index}]", row, wanted, problems)
+
+
+def read_txt(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
+    """One column, `text`: the lines, the paragraphs (between blank lines) or the whole file. Blank ones are skipped."""
+    if not has_columns(str(path), wanted, ["text"], problems):
+        return
+    with open(path, encoding=_codec(config), newline="" if config.sample_by == "document" else None) as file:
+        if config.sample_by == "document":
+            document = file.read()
+            if document.strip():
+                yield f"{path}:1", [document]
+            return
+        start, pending = 0, ""
+        for number, line in enumerate(file, start=1):
+            if not pending:
+                start = number
+            if line.strip():
+                pending += line
+            if pending and (not line.strip() or config.sample_by == "line"):
+                yield f"{path}:{start}", [pending.removesuffix("\n")]
+                pending = ""
+        if pending:
+            yield f"{path}:{start}", [pending.removesuffix("\n")]
+
+
+READERS: dict[str, Reader] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".txt": read_txt,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+}
+
+
+def read(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
+    """The rows of a file, by its suffix. A file without any row is a problem."""
+    before, empty = problems.count, True
+    try:
+        for row in READERS[path.suffix.lower()](path, wanted, config, problems):
+            empty = False
+            yield row
+    except UnicodeDecodeError:
+        problems.add(*_encoding_problem(path, config))
+    except OSError as error:
+        problems.add(str(path), f"cannot be read ({error.strerror or error})")
+    if empty and problems.count == before:
+        problems.add(str(path), "0 rows; expected at least one")
+
+
+def _csv_lines(path: Path, reader: Any, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+    """Line number where a row starts, and its cells. Blank lines are skipped."""
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            open_quote = "; the quote opened here is never closed" if "unexpected end" in str(error) else ""
+            # What follows a broken quote is guesswork, so the rest of the file is not reported on.
+            problems.add(
+                f"{path}:{start}", f"broken csv ({error}){open_quote}; a quote inside a quoted cell is written twice"
+            )
+            return
+        if cells is None:
+            return
+        if cells:
+            yield start, cells
+
+
+def _table(
+    path: Path,
+    lines: Iterator[tuple[int, list[str]]],
+    delimiter: str,
+    wanted: Sequence[str],
+    config: DataConfig,
+    problems: Problems,
+) -> Iterator[Row]:
+    """Rows of a table: the header (unless the names are configured), then only rows as wide as it."""
+    header = config.column_names
+    if header is None:
+        number, header = next(lines, (0, None))
+        if header is None:
+            return
+        if not has_columns(f"{path}:{number}", wanted, header, problems, delimiter):
+            return
+    elif not has_columns(f"{path} (column_names)", wanted, header, problems):
+        return
+    positions = [header.index(name) for name in wanted]
+    for number, cells in lines:
+        if len(cells) != len(header):
+            problems.add(
+                f"{path}:{number}",
+                f"{len(cells)} cells, expected {len(header)} ({', '.join(header)}); "
+                "is a delimiter inside a cell, or a line missing cells?",
+            )
+            continue
+        yield f"{path}:{number}", [cells[position] for position in positions]
+
+
+def _object(place: str, row: Any, wanted: Sequence[str], problems: Problems) -> Iterator[Row]:
+    if not isinstance(row, dict):
+        problems.add(place, f"a JSON {type(row).__name__}, expected an object with the keys {', '.join(wanted)}")
+    elif has_columns(place, wanted, list(row), problems):
+        yield place, [row[name] for name in wanted]
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
+    return row
+
+
+def _json_error(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.removesuffix(' at')} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _codec(config: DataConfig) -> str:
+    """UTF-8 may start with a byte order mark (Excel writes one), which is not part of the first column's name."""
+    name = codecs.lookup(config.encoding).name
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _encoding_problem(path: Path, config: DataConfig) -> tuple[str, str]:
+    """Line, byte offset and a guess; the file is decoded again because a stream's error counts from its buffer."""
+    data = path.read_bytes()
+    try:
+        data.decode(_codec(config))
+    except UnicodeDecodeError as error:
+        offset = error.start
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        guess = "utf-16"
+    else:
+        guess = "latin-1" if any(0x80 <= byte < 0xA0 for byte in data) else "cp1252"
+    place = f"{path}:{data.count(10, 0, offset) + 1}"
+    return place, f"byte {offset} ({data[offset]:#04x}) is not {config.encoding}; maybe `encoding: {guess}`"

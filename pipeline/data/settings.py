@@ -1,0 +1,97 @@
+"""The `data` section: where the rows come from and which columns mean what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.config import Section
+
+Files = str | list[str] | None
+Count = Annotated[int, Field(ge=1)]
+
+
+class DataConfig(Section):
+    """Rows: files (csv, tsv, jsonl, json, txt, parquet, arrow) or a dataset of the Hugging Face hub."""
+
+    train_file: Files = None
+    """Training rows: a file, a glob, a folder, or a list of them. All files must have the same suffix."""
+    validation_file: Files = None
+    """Rows to validate on while training."""
+    test_file: Files = None
+    """Rows to test on at the end."""
+
+    dataset_name: str | None = None
+    """Name of a hub dataset, instead of `train_file`."""
+    dataset_config: str | None = None
+    """Configuration (subset) of the hub dataset."""
+    dataset_revision: str | None = None
+    """Commit, tag or branch of the hub dataset."""
+    dataset_train_split: str = "train"
+    """Split of the hub dataset to train on."""
+    dataset_validation_split: str | None = None
+    """Split of the hub dataset to validate on."""
+    dataset_test_split: str | None = None
+    """Split of the hub dataset to test on."""
+
+    validation_split_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the training rows to set aside for validation when there are no validation rows."""
+    validation_split_seed: int = Field(default=0, ge=0)
+    """Seed of that draw; on its own, so that runs with other training seeds validate on the same rows."""
+
+    text_column: str | list[str] | None = None
+    """Column that holds the text, or a list of two for pairs."""
+    label_column: str | None = None
+    """Column that holds the label (or the labels, or the score)."""
+    prompt_column: str | None = None
+    """Column that holds the prompt of a prompt-and-response pair."""
+    response_column: str | None = None
+    """Column that holds the response of a prompt-and-response pair."""
+    label_names: list[str] | None = None
+    """Names of the labels in id order; without it they are read from the training rows."""
+    column_names: list[str] | None = None
+    """Names of the columns of csv and tsv files without a header line; their first line is then a row."""
+
+    max_length: int | None = Field(default=None, ge=2)
+    """Tokens a row is cut to, or length of a packed block."""
+    packing: Literal["blocks", "none"] | None = None
+    """`blocks`: join documents and cut blocks of `max_length` tokens; `none`: one row per document."""
+    sample_by: Literal["line", "paragraph", "document"] = "document"
+    """What one row of a txt file is."""
+
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Separator of csv and tsv files; by default a comma in .csv and a tab in .tsv."""
+    encoding: str = "utf-8"
+    """Encoding of text files."""
+
+    max_train_samples: Count | None = None
+    """Train on the first so many rows only."""
+    max_eval_samples: Count | None = None
+    """Validate and test on the first so many rows only."""
+
+    cache_dir: str | None = None
+    """Folder for encoded rows; by default `graft` inside `HF_HOME`."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            "".encode(value)  # lookup alone would accept codecs that are not for text, such as base64
+        except LookupError:
+            raise ValueError(f"unknown text encoding {value!r}; expected utf-8, latin-1, cp1252, utf-16, ...") from None
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        problems = []
+        if self.train_file is not None and self.dataset_name is not None:
+            problems.append("train_file and dataset_name are both set; keep the one to train on")
+        if self.validation_split_fraction is not None:
+            if self.validation_file is not None:
+                problems.append("validation_split_fraction and validation_file are both set; keep one of them")
+            if self.dataset_validation_split is not None:
+                problems.append("validation_split_fraction and dataset_validation_split are both set; keep one of them")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

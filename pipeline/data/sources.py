@@ -1,0 +1,212 @@
+"""Find the rows of every split, check them all, and give them in normal form."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.data.columns import Kind, Problems, Row, build
+from pipeline.data.readers import READERS, read
+from pipeline.data.settings import DataConfig
+from pipeline.data.tables import read_dataset
+from pipeline.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = ("train", "validation", "test")
+PROBE_SECONDS = 3
+BOOKKEEPING = {"dataset_info.json", "state.json", "dataset_infos.json"}
+"""What datasets writes beside the rows when it saves a folder."""
+logger = logging.getLogger(__name__)
+
+
+def load_splits(
+    config: DataConfig, columns: Mapping[str, Kind], datasets: Mapping[str, Dataset] | None = None
+) -> dict[str, Dataset]:
+    """Every split that is configured (or given as `datasets`), among train, validation and test, in that order.
+
+    A split holds only `columns`, in normal form: `text` and `label` are str (so 1 and "1" are one label, and a
+    ClassLabel is its name), `labels` a list of str, `number` a float. All rows of all splits are checked, and one
+    DataError lists the problems with their places; ConfigError is for settings that do not go together.
+    `validation_split_fraction` draws from all training rows; then `max_train_samples` and `max_eval_samples` keep
+    the first rows of each split.
+    """
+    sources = _given(config, datasets) if datasets is not None else _configured(config)
+    if not sources:
+        raise ConfigError("no rows: set data.train_file or data.dataset_name, or pass datasets={'train': ...}")
+    if config.validation_split_fraction is not None and ("train" not in sources or "validation" in sources):
+        raise ConfigError("data.validation_split_fraction needs training rows, and no validation rows beside them")
+    problems, splits = Problems(), {}
+    for split in SPLITS:
+        if split in sources:
+            rows = _rows(split, sources[split], list(columns), config, problems)
+            splits[split] = build(rows, columns, problems)
+    problems.raise_any()
+    if config.validation_split_fraction is not None:
+        train, validation = _cut(splits["train"], config.validation_split_fraction, config.validation_split_seed)
+        splits = {"train": train, "validation": validation, **({"test": splits["test"]} if "test" in splits else {})}
+    for split, dataset in splits.items():
+        limit = config.max_train_samples if split == "train" else config.max_eval_samples
+        if limit is not None and limit < len(dataset):
+            splits[split] = dataset.select(range(limit))
+    return splits
+
+
+def find_files(pattern: str, problems: Problems) -> list[Path]:
+    """The files that a path, a glob or a folder stands for, sorted; a problem if there are none."""
+    if "://" in pattern:
+        problems.add(pattern, "is an address; download it first, or use dataset_name for a dataset of the hub")
+        return []
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = sorted(file for file in path.iterdir() if file.is_file() and file.name not in BOOKKEEPING)
+        found = [file for file in inside if file.suffix.lower() in READERS and not file.name.startswith(".")]
+        if not found:
+            problems.add(pattern, f"no data file in this folder; expected {', '.join(READERS)}")
+        return found
+    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+    if found:
+        return found
+    if glob.has_magic(pattern):
+        problems.add(pattern, "no file matches this pattern")
+    elif not path.parent.is_dir():
+        problems.add(pattern, f"no such file; there is no folder {path.parent} (relative paths start at {Path.cwd()})")
+    else:
+        hint = nearest(path.name, (other.name for other in path.parent.iterdir()))
+        problems.add(pattern, f"no such file; {hint.replace('known:', 'the folder holds')}")
+    return []
+
+
+def _given(config: DataConfig, datasets: Mapping[str, Dataset]) -> dict[str, Any]:
+    """The splits handed over from Python."""
+    from datasets import Dataset  # here and below: over a second, which `--help` should not pay
+
+    problems = [f"datasets: unknown split {name!r}; {nearest(name, SPLITS)}" for name in datasets if name not in SPLITS]
+    for name, dataset in datasets.items():
+        if not isinstance(dataset, Dataset):
+            problems.append(f"datasets[{name!r}] is a {type(dataset).__name__}, expected a datasets.Dataset")
+    configured = [f"data.{split}_file" for split, files in _files(config).items() if files is not None]
+    configured += ["data.dataset_name"] if config.dataset_name is not None else []
+    if configured:
+        problems.append(f"datasets and {', '.join(configured)} are both given; keep one of them")
+    if problems:
+        raise ConfigError(problems)
+    return dict(datasets)
+
+
+def _configured(config: DataConfig) -> dict[str, Any]:
+    """The splits of the configuration: lists of patterns, and hub datasets (loaded here) where no file is named."""
+    sources: dict[str, Any] = {
+        split: [files] if isinstance(files, str) else files
+        for split, files in _files(config).items()
+        if files is not None
+    }
+    hub_splits = {
+        "train": config.dataset_train_split,
+        "validation": config.dataset_validation_split,
+        "test": config.dataset_test_split,
+    }
+    if config.dataset_name is not None:
+        both = [split for split in SPLITS[1:] if split in sources and hub_splits[split] is not None]
+        if both:
+            raise ConfigError([f"data.{split}_file and data.dataset_{split}_split are both set" for split in both])
+        wanted = {split: name for split, name in hub_splits.items() if name is not None and split not in sources}
+        sources |= _load_hub(config, wanted)
+    elif config.dataset_validation_split is not None or config.dataset_test_split is not None:
+        raise ConfigError("data.dataset_validation_split and data.dataset_test_split need data.dataset_name")
+    return sources
+
+
+def _files(config: DataConfig) -> dict[str, str | list[str] | None]:
+    return {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
+
+
+def _rows(split: str, source: Any, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
+    if not isinstance(source, list):
+        name = f"{config.dataset_name}[{split!r}]" if config.dataset_name else f"datasets[{split!r}]"
+        yield from read_dataset(name, source, wanted, problems)
+        return
+    if not source:
+        problems.add(f"data.{split}_file", "the list is empty; expected at least one file")
+    before = problems.count
+    files = [file for pattern in source for file in find_files(pattern, problems)]
+    if len({file.resolve() for file in files}) < len(files):
+        twice = next(file for file in files if sum(other.resolve() == file.resolve() for other in files) > 1)
+        problems.add(f"data.{split}_file", f"{twice} is named more than once")
+    suffixes = sorted({file.suffix.lower() for file in files})
+    for suffix in suffixes:
+        if suffix not in READERS:
+            pickled = " (a pickle can run code when it is read)" if suffix in (".pkl", ".pickle", ".pt", ".bin") else ""
+            problems.add(
+                f"data.{split}_file", f"cannot read {suffix or 'suffix-less'} files{pickled}; use {', '.join(READERS)}"
+            )
+    if len(suffixes) > 1:
+        problems.add(f"data.{split}_file", f"mixes {', '.join(suffixes)} files; expected files of one kind")
+    if problems.count == before:
+        for file in files:
+            yield from read(file, wanted, config, problems)
+
+
+def _cut(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Rows drawn without replacement for validation, and the others; both in their old order."""
+    count = round(len(dataset) * fraction)
+    if count == 0 or count == len(dataset):
+        raise DataError(
+            f"data.validation_split_fraction: {fraction} of {len(dataset)} rows leaves {len(dataset) - count} to train "
+            f"on and {count} to validate on; expected at least one on either side"
+        )
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    return dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count]))
+
+
+def _load_hub(config: DataConfig, splits: Mapping[str, str]) -> dict[str, Dataset]:
+    """Splits of a hub dataset, from the cache when the hub cannot be reached."""
+    from datasets import load_dataset
+
+    name = config.dataset_name
+    assert name is not None
+    if Path(name).expanduser().exists():
+        raise ConfigError(f"data.dataset_name: {name} is a local path; use train_file (and validation_file) for it")
+    offline = _offline()
+    loaded = {}
+    for split, hub_split in splits.items():
+        try:
+            loaded[split] = load_dataset(name, config.dataset_config, split=hub_split, revision=config.dataset_revision)
+        except (OSError, ValueError, RuntimeError) as error:
+            place = f"data.dataset_name: {name} (split {hub_split!r})"
+            if offline:
+                raise DataError(
+                    f"{place}: the hub cannot be reached ({offline}) and the dataset is not in the cache; "
+                    "go online once, or download its files and use train_file"
+                ) from error
+            raise DataError(f"{place}: {str(error).splitlines()[0]}") from error
+    return loaded
+
+
+def _offline() -> str:
+    """Why the hub cannot be reached, or nothing. The client's own retries take more than twenty seconds to say so."""
+    from datasets import config as datasets_config
+    from huggingface_hub import constants
+
+    if datasets_config.HF_HUB_OFFLINE or constants.HF_HUB_OFFLINE:
+        datasets_config.HF_HUB_OFFLINE = True  # it copies the hub client's flag at import, which may be too early
+        return "offline mode"
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return ""  # an answer, if not a friendly one
+    except OSError as error:
+        logger.warning("%s cannot be reached; only datasets in the cache can be used", constants.ENDPOINT)
+        datasets_config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+        return str(error)
+    return ""

@@ -1,0 +1,116 @@
+"""The plan of a run without running it: what moves, what it needs, what it writes, and two rows as the model sees them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.evaluation import collate
+from pipeline.loop import steps_per_epoch, total_steps
+from pipeline.models import count_parameters, free_memory, memory_estimate
+from pipeline.prepare import Prepared
+
+SAMPLES = 2
+
+
+def print_plan(prepared: Prepared, console: Console | None = None) -> None:
+    """Print the whole plan; nothing is trained or written."""
+    console = console or Console(soft_wrap=True, highlight=False)
+    _sizes(prepared, console)
+    _movement(prepared, console)
+    _memory(prepared, console)
+    _data(prepared, console)
+    _files(prepared, console)
+    _samples(prepared, console)
+
+
+def _sizes(prepared: Prepared, console: Console) -> None:
+    config, accelerator = prepared.config, prepared.accelerator
+    total, trainable = count_parameters(prepared.model)
+    rows = len(prepared.splits["train"])
+    steps, per_epoch = total_steps(config.train, rows), steps_per_epoch(rows, config.train.train_batch_size)
+    tokens = int(np.sum(prepared.splits["train"]["length"])) * steps / per_epoch
+    console.print(f"[bold]plan[/bold]  {config.task.name} -> {config.output_dir}")
+    console.print(f"parameters   {total:,}, of which {trainable:,} move ({100 * trainable / total:.2f} %)")
+    console.print(
+        f"steps        {steps:,} of {config.train.train_batch_size} rows ({steps / per_epoch:.2f} epochs of {rows:,} rows), "
+        f"about {tokens:,.0f} tokens"
+    )
+    console.print(
+        f"hardware     {accelerator.num_processes} process(es) on {accelerator.device.type}, mixed precision {accelerator.mixed_precision}"
+    )
+
+
+def _movement(prepared: Prepared, console: Console) -> None:
+    """One line per distinct movement: how many parameters, at which rate, and which rule said so."""
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for name, parameter in prepared.model.named_parameters():
+        movement = prepared.movements[name]
+        groups[(movement.multiplier, movement.weight_decay, movement.reasons)].append(parameter.numel())
+    table = Table("tensors", "parameters", "learning rate", "weight decay", "rule", box=None, title_justify="left")
+    rate = prepared.config.optim.learning_rate
+    for (multiplier, decay, reasons), sizes in groups.items():
+        moves = f"{rate * multiplier:.3g}" if multiplier else "frozen"
+        table.add_row(str(len(sizes)), f"{sum(sizes):,}", moves, f"{decay:g}" if multiplier else "", ", ".join(reasons) or "all")
+    console.print(table)
+
+
+def _memory(prepared: Prepared, console: Console) -> None:
+    config = prepared.config
+    whole = -(-config.train.train_batch_size // prepared.accelerator.num_processes)
+    parts = memory_estimate(
+        prepared.model,
+        config.optim.name,
+        min(config.train.micro_batch_size or whole, whole),
+        int(np.max(prepared.splits["train"]["length"])),
+        prepared.accelerator.mixed_precision,
+    )
+    listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items() if name != "total")
+    free = free_memory()
+    verdict = "" if parts["total"] < free else "  MORE THAN IS FREE: lower train.micro_batch_size"
+    console.print(f"memory       about {_gigabytes(parts['total'])} ({listed}); free {_gigabytes(free)}{verdict}")
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
+
+
+def _data(prepared: Prepared, console: Console) -> None:
+    for split, features in prepared.splits.items():
+        lengths = np.asarray(features["length"])
+        cut = float(np.mean(features["truncated"]))
+        console.print(
+            f"{split:<12} {len(features):,} rows, {lengths.sum():,} tokens, length median {np.median(lengths):.0f}, "
+            f"longest {lengths.max()}; {100 * cut:.1f} % of rows truncated at {prepared.task.max_length}"
+        )
+
+
+def _files(prepared: Prepared, console: Console) -> None:
+    names = ("config.yaml", "manifest.json", "metrics.jsonl", "results.json", "checkpoints/", "model/", "curves.png", "README.md")
+    folder = Path(prepared.config.output_dir)
+    console.print(f"will write   {', '.join(str(folder / name) for name in names)}")
+
+
+def _samples(prepared: Prepared, console: Console) -> None:
+    """Two rows token by token: bold green is learned, grey is only read."""
+    task = prepared.task
+    rows = np.arange(min(SAMPLES, len(prepared.splits["train"])))
+    batch = collate(task, prepared.splits["train"], rows, seed=prepared.config.train.seed, epoch=0)
+    trained = task.trained_positions(batch)
+    for row in range(len(rows)):
+        length = int(batch["attention_mask"][row].sum())
+        text = Text(f"row {row + 1}: ", style="bold")
+        for position in range(length):
+            piece = task.tokenizer.convert_ids_to_tokens(int(batch["input_ids"][row, position]))
+            learned = bool(trained[row, position])
+            text.append(f"[{piece}]" if learned and not console.is_terminal else piece, style="bold green" if learned else "dim")
+        if "label" in prepared.splits["train"].column_names:
+            text.append(f"  -> {prepared.splits['train'][int(rows[row])]['label']}", style="bold green")
+        console.print(text)
+    console.print("(green, or in brackets: tokens that are learned)", style="dim", highlight=False, markup=False)

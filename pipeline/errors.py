@@ -1,0 +1,42 @@
+"""What goes wrong for a user: what, where, what was expected and how to fix it. The command line exits with 2 on these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave us. `problems` holds one sentence each; all are shown at once."""
+
+    title = "problem"
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        if len(self.problems) == 1:
+            return self.problems[0]
+        return "\n".join([f"{len(self.problems)} {self.title}s:", *(f"  {problem}" for problem in self.problems)])
+
+
+class ConfigError(UserError):
+    """A setting is unknown, of the wrong type, out of range, or does not go with another one."""
+
+    title = "configuration problem"
+
+
+class DataError(UserError):
+    """A file, a row, a column or a label is not what the task needs."""
+
+    title = "data problem"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or the whole short list."""
+    choices = sorted(known)
+    close = get_close_matches(name, choices, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(choices)}" if len(choices) <= 24 else "no name is near it"

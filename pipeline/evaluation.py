@@ -1,0 +1,135 @@
+"""Score a model on a split: exact over any number of processes, with memory that grows by a few numbers per row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.config import Section
+from pipeline.data.batching import draws
+from pipeline.errors import ConfigError, nearest
+from pipeline.tasks.base import Task
+
+LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
+
+
+class EvalConfig(Section):
+    """When to evaluate, and what the best model is."""
+
+    eval_steps: int | None = Field(None, ge=1)
+    """Evaluate every so many optimizer steps; unset: at the end of each epoch. Always once at the end."""
+    eval_batch_size: int | None = Field(None, ge=1)
+    """Rows per process in one forward pass; unset: four times the training micro-batch."""
+    metrics: list[str] = []
+    """Metrics beside the task's own: a name, `./my_metric.py`, or `hub:user/name`."""
+    metric_for_best_model: str | None = None
+    """unset: the task's main metric."""
+    greater_is_better: bool | None = None
+    """unset: known for the metrics graft ships; a metric of your own counts as greater is better."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations without an improvement."""
+    load_best_model_at_end: bool = True
+    """Save the best evaluated weights rather than the last ones."""
+
+    def better(self, metric: str, new: float, old: float | None) -> bool:
+        """Whether a value improves on the best so far; a value that is not finite never does, a tie keeps the earlier."""
+        if not math.isfinite(new):
+            return False
+        return old is None or (new > old if self.is_greater_better(metric) else new < old)
+
+    def is_greater_better(self, metric: str) -> bool:
+        """The direction of a metric."""
+        return self.greater_is_better if self.greater_is_better is not None else metric not in LOWER_IS_BETTER
+
+
+def load_metrics(names: Sequence[str]) -> dict[str, Any]:
+    """`evaluate` metrics by name. The import costs seconds, so it waits until something is evaluated."""
+    from pipeline.metrics import load_metric
+
+    return {name: load_metric(name) for name in names}
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    dataset: Any,
+    metrics: dict[str, Any],
+    *,
+    accelerator: Accelerator,
+    batch_size: int,
+    seed: int,
+    poll: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Mean loss per term and the metrics over all rows of `dataset`; every process gets the same result.
+
+    Rows are sorted by length and dealt out to the processes; what a metric needs comes back as a few numbers per row
+    with its row number, so that nothing is counted twice and the order never depends on the number of processes.
+    """
+    order = np.argsort(np.asarray(dataset["length"]), kind="stable")[::-1]
+    mine = order[accelerator.process_index :: accelerator.num_processes]
+    rounds = -(-len(order) // (accelerator.num_processes * batch_size))
+    total = torch.zeros(2, dtype=torch.float64)
+    parts: list[dict[str, Tensor]] = []
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for number in range(rounds):
+            poll()
+            rows = mine[number * batch_size : (number + 1) * batch_size]
+            filler = len(rows) == 0  # a process out of rows still takes part in a sharded forward pass
+            rows = order[:1] if filler else rows
+            batch = to_device(collate(task, dataset, rows, seed=seed, epoch=0), accelerator.device)
+            with accelerator.autocast():
+                loss, logits = task.loss(model, batch)
+            if not filler:
+                total += torch.tensor([float(loss), task.terms(batch)], dtype=torch.float64)
+                parts.append({**task.postprocess(logits, batch), "row": torch.as_tensor(rows.copy())})
+    model.train(was_training)
+    total = accelerator.reduce(total.to(accelerator.device), "sum")
+    columns = _gather(parts, accelerator)
+    result = {"loss": float(total[0] / total[1])}
+    for name, metric in metrics.items():
+        result.update(_compute(name, metric, columns))
+    return result
+
+
+def collate(task: Task, dataset: Any, rows: np.ndarray, *, seed: int, epoch: int) -> dict[str, Tensor]:
+    """Rows of a split to one batch of tensors; what is drawn depends on (seed, epoch, row) alone."""
+    return task.collate([dataset[int(row)] for row in rows], draws(rows, seed=seed, epoch=epoch))
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch where the model is."""
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def _gather(parts: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, np.ndarray]:
+    """All rows of all processes in row order. Plain tensors on the wire: nothing is pickled."""
+    columns = {key: torch.cat([part[key].cpu() for part in parts]) for key in parts[0]}
+    if accelerator.num_processes > 1:
+        padded = {
+            key: accelerator.pad_across_processes(value.to(accelerator.device), dim=0, pad_index=-1)
+            for key, value in columns.items()
+        }
+        columns = {key: accelerator.gather(value).cpu() for key, value in padded.items()}
+    known = columns["row"] >= 0
+    order = torch.argsort(columns["row"][known])
+    return {key: value[known][order].numpy() for key, value in columns.items() if key != "row"}
+
+
+def _compute(name: str, metric: Any, columns: dict[str, np.ndarray]) -> dict[str, float]:
+    features = metric.features[0] if isinstance(metric.features, list) else metric.features
+    missing = [key for key in features if key not in columns]
+    if missing:
+        raise ConfigError(
+            f"eval.metrics: {name} needs {', '.join(features)}, and this task gives {', '.join(columns)}; {nearest(name, [])}"
+        )
+    result = metric.compute(**{key: columns[key] for key in features})
+    return {key: float(value) for key, value in result.items() if isinstance(value, (int, float, np.number))}

@@ -1,0 +1,83 @@
+"""The trained model on disk, as other libraries load it, and the proof that it loads as the model it was."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pipeline.checkpoint import umask
+from pipeline.tasks import Task
+
+TOLERANCE = 1e-4
+
+
+def save_model(model: nn.Module, tokenizer: Any, folder: Path, accelerator: Accelerator) -> None:
+    """Write weights (safetensors), config and tokenizer; an earlier folder is replaced only by a whole new one.
+
+    All processes call it, since sharded weights are collected from all; the main process writes.
+    """
+    plain = accelerator.unwrap_model(model)
+    weights = accelerator.get_state_dict(model)
+    if not accelerator.is_main_process:
+        return
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    if is_adapter(plain):
+        # "auto" would ask the hub whether the vocabulary was resized; embeddings are never resized here
+        plain.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
+        plain.get_base_model().config.save_pretrained(temporary)
+    else:
+        plain.save_pretrained(temporary, state_dict=weights)
+    tokenizer.save_pretrained(temporary)
+    for path in temporary.iterdir():
+        path.chmod(0o666 & ~umask())  # safetensors writes files that only their owner can read
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def is_adapter(model: nn.Module) -> bool:
+    """Whether the model is a base with PEFT adapters."""
+    from peft import PeftModel  # costs seconds to import, and only finished runs get here
+
+    return isinstance(model, PeftModel)
+
+
+def check_reload(
+    model: nn.Module, folder: Path, task: Task, batch: dict[str, Tensor], start_model: Callable[[], nn.Module]
+) -> None:
+    """Load the saved model again and compare its logits on one batch with those of the model in memory.
+
+    An adapter is put on a fresh `start_model`. Raises RuntimeError when the two differ: better no model than a model
+    whose head or adapters were silently lost.
+    """
+    device = next(model.parameters()).device
+    if is_adapter(model):
+        from peft import PeftModel
+
+        again: Any = PeftModel.from_pretrained(start_model(), str(folder))  # type: ignore[arg-type]
+    else:
+        import transformers
+
+        again = getattr(transformers, task.model_class).from_pretrained(folder, dtype=torch.float32)
+    ours, theirs = _logits(model, task, batch), _logits(again.to(device), task, batch)
+    worst = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
+    if not worst <= TOLERANCE * max(1.0, float(ours.abs().max())):
+        raise RuntimeError(
+            f"the model saved in {folder} does not give the logits of the model that was trained (largest difference "
+            f"{worst:.3g}); the last checkpoint of this run is intact, please report this with the run's config.yaml"
+        )
+
+
+def _logits(model: nn.Module, task: Task, batch: dict[str, Tensor]) -> Tensor:
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        _, logits = task.loss(model, batch)
+    model.train(was_training)
+    return logits.float()

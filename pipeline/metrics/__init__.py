@@ -1,0 +1,49 @@
+"""Metrics as `evaluate.Metric` objects that need no network; import it late, `evaluate` takes seconds."""
+
+from __future__ import annotations
+
+import evaluate
+
+from pipeline.metrics.base import LocalMetric
+from pipeline.metrics.classification import (
+    F1,
+    Accuracy,
+    F1Macro,
+    F1Micro,
+    MatthewsCorrelation,
+    MultilabelAccuracy,
+    MultilabelF1Macro,
+    MultilabelF1Micro,
+)
+from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
+from pipeline.metrics.loading import load
+from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
+
+__all__ = ["METRICS", "LocalMetric", "load_metric"]
+
+METRICS: dict[str, type[LocalMetric]] = {
+    "accuracy": Accuracy,
+    "f1": F1,
+    "f1_macro": F1Macro,
+    "f1_micro": F1Micro,
+    "matthews_correlation": MatthewsCorrelation,
+    "multilabel_accuracy": MultilabelAccuracy,
+    "multilabel_f1_macro": MultilabelF1Macro,
+    "multilabel_f1_micro": MultilabelF1Micro,
+    "pearson": Pearson,
+    "spearman": Spearman,
+    "mse": MSE,
+    "mae": MAE,
+    "perplexity": Perplexity,
+    "bits_per_byte": BitsPerByte,
+    "token_accuracy": TokenAccuracy,
+}
+
+
+def load_metric(name: str, **settings: object) -> evaluate.Metric:
+    """A new metric: a name of `METRICS`, `./my_metric.py` or its folder, `hub:user/name`, or `my_module:MyMetric`.
+
+    `settings` go to the metric's constructor. Raises ConfigError for what cannot be found. A file or a hub metric is
+    code, and it runs with your rights.
+    """
+    return load(name, METRICS, settings)

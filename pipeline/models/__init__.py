@@ -1,0 +1,46 @@
+"""Models, tokenizers, initialization, and what can be read off a model."""
+
+from __future__ import annotations
+
+from pipeline.models.build import from_config
+from pipeline.models.fit import position_limit
+from pipeline.models.init import INITS, initialize
+from pipeline.models.inspect import (
+    Part,
+    count_parameters,
+    embedding_pattern,
+    embedding_prefixes,
+    layer_prefixes,
+    lora_target_modules,
+    parameter_table,
+)
+from pipeline.models.load import checkpoint_labels, from_checkpoint
+from pipeline.models.memory import free_memory, memory_estimate
+from pipeline.models.reach import go_offline, is_hub_id, locate, prepare_hub
+from pipeline.models.settings import ModelConfig
+from pipeline.models.tokenizer import load_tokenizer, token_rows
+
+__all__ = [
+    "INITS",
+    "ModelConfig",
+    "Part",
+    "checkpoint_labels",
+    "count_parameters",
+    "embedding_pattern",
+    "embedding_prefixes",
+    "free_memory",
+    "from_checkpoint",
+    "from_config",
+    "go_offline",
+    "initialize",
+    "is_hub_id",
+    "layer_prefixes",
+    "load_tokenizer",
+    "locate",
+    "lora_target_modules",
+    "memory_estimate",
+    "parameter_table",
+    "position_limit",
+    "prepare_hub",
+    "token_rows",
+]

@@ -1,0 +1,172 @@
+"""From a configuration to a run that is ready to start: checked, read, encoded and built, cheap things first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from pipeline import models
+from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
+from pipeline.errors import ConfigError, DataError
+from pipeline.launch import make_accelerator
+from pipeline.models.limit import length_limit
+from pipeline.optim import Movement, apply, movements
+from pipeline.settings import check, make_task, start_of, strategies_of
+from pipeline.strategies import Strategy
+from pipeline.tasks import Task
+
+ENCODING_VERSION = 1
+"""Part of the key of cached rows; a change in how rows are encoded takes the next number."""
+DEFAULT_MAX_LENGTH = 1024
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to start: everything checked, encoded and built."""
+
+    config: Any
+    accelerator: Accelerator
+    task: Task
+    rows: dict[str, Any]
+    """Split -> rows in normal form (datasets.Dataset)."""
+    splits: dict[str, Any]
+    """Split -> encoded rows with `length` and `truncated`."""
+    model: nn.Module
+    strategies: dict[str, Strategy]
+    movements: dict[str, Movement]
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+
+BuildModel = Callable[[Any, Task], nn.Module]
+
+
+def from_checkpoint(config: Any, task: Task) -> nn.Module:
+    """The checkpoint of `model.model_name_or_path`, with a new head where the task needs one."""
+    return models.from_checkpoint(
+        config.model,
+        model_class=task.model_class,
+        model_kwargs=task.model_kwargs(),
+        tokenizer=task.tokenizer,
+        new_parameters=task.new_parameters,
+        seed=config.train.seed,
+    )
+
+
+def from_config(config: Any, task: Task) -> nn.Module:
+    """The architecture of `model.config`, with weights drawn by `model.init` from the run's seed."""
+    return models.from_config(
+        config.model,
+        model_class=task.model_class,
+        model_kwargs=task.model_kwargs(),
+        tokenizer=task.tokenizer,
+        seed=config.train.seed,
+    )
+
+
+def start_model(config: Any, task: Task) -> nn.Module:
+    """The model a run starts from, before any strategy touches it."""
+    return from_checkpoint(config, task) if start_of(config) == "checkpoint" else from_config(config, task)
+
+
+def adapt(model: nn.Module, config: Any, task: Task) -> nn.Module:
+    """What the strategies of the run add to the model (adapters), in the order of the registry, from the run's seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.train.seed)
+        for strategy in strategies_of(config).values():
+            model = strategy.wrap(model, task)
+    return model
+
+
+def whole_model(config: Any, task: Task) -> nn.Module:
+    """The start model with what the strategies add: what a recipe builds unless it says otherwise."""
+    return adapt(start_model(config, task), config, task)
+
+
+def prepare(config: Any, *, build_model: BuildModel = whole_model, datasets: Mapping[str, Any] | None = None) -> Prepared:
+    """Check, read, encode and build, cheap things first. Raises ConfigError or DataError with all problems found."""
+    data = config.data
+    sources = (data.validation_file, data.dataset_validation_split, data.validation_split_fraction)
+    check(config, has_validation="validation" in (datasets or {}) or any(sources))
+    accelerator = make_accelerator(
+        config.train.mixed_precision, log_with=config.tracking.report_to or None, project_dir=config.output_dir
+    )
+    models.prepare_hub(
+        (config.model.model_name_or_path, config.model.tokenizer_name_or_path), revision=config.model.revision
+    )
+    task = make_task(config)
+    rows = load_splits(data, task.columns(), datasets=datasets)
+    task.read_labels(rows, models.checkpoint_labels(config.model))
+    tokenizer = models.load_tokenizer(config.model)
+    task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
+    prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
+    splits = {split: _encoded(config, task, part, prints[split], split) for split, part in rows.items()}
+    _refuse_unlearnable(task, splits)
+    model = build_model(config, task)
+    strategies = strategies_of(config)
+    found = movements(
+        model, [strategy.rules(model, task) for strategy in strategies.values()], config.optim.weight_decay
+    )
+    apply(model, found)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        model.enable_input_require_grads()  # type: ignore[operator]
+    return Prepared(config, accelerator, task, rows, splits, model, strategies, found, prints)
+
+
+def _max_length(config: Any, tokenizer: Any) -> int:
+    limit = length_limit(config.model, tokenizer)
+    asked = config.data.max_length
+    if limit is not None and asked is not None and asked > limit:
+        raise ConfigError(f"data.max_length: {asked} is more than the {limit} positions this model has; give at most {limit}")
+    return asked or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
+
+
+def _encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str) -> Any:
+    """The features of a split, from the cache when the same rows were encoded the same way before."""
+    tokenizer = task.tokenizer
+    described = {
+        "version": ENCODING_VERSION,
+        "rows": rows_print,
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special": {key: str(value) for key, value in tokenizer.special_tokens_map.items()},
+        "task": config.task.model_dump(),
+        "columns": task.columns(),
+        "model_kwargs": task.model_kwargs(),
+        "max_length": task.max_length,
+        "packing": config.data.packing,
+    }
+    key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
+
+    def encode(batches: Iterator[dict[str, list[Any]]]) -> Iterator[dict[str, list[Any]]]:
+        return map(_with_lengths, task.pack(task.encode(batch) for batch in batches))
+
+    return encode_cached(rows, encode, key=key, cache_dir=folder, description=f"tokenize {split}")
+
+
+def _with_lengths(features: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    lengths = [len(row) for row in features["input_ids"]]
+    full = features.pop("full_length", lengths)
+    return {**features, "length": lengths, "truncated": [a > b for a, b in zip(full, lengths, strict=True)]}
+
+
+def _refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
+    problems = []
+    for split, features in splits.items():
+        rows = task.unlearnable(features)
+        if len(rows):
+            shown = ", ".join(str(int(row) + 1) for row in rows[:10])
+            problems.append(
+                f"{split}: {len(rows)} of {len(features)} rows hold nothing to learn from within data.max_length "
+                f"{task.max_length} (row {shown}{', ...' if len(rows) > 10 else ''}); raise data.max_length or leave them out"
+            )
+    if problems:
+        raise DataError(problems)

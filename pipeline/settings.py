@@ -1,0 +1,123 @@
+"""The whole configuration of a run: one section per part, one per strategy, and what does not go together."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import SerializeAsAny, create_model, field_validator
+
+from pipeline.checkpoint import CheckpointConfig
+from pipeline.config import Section, check_section, resolve
+from pipeline.data import DataConfig
+from pipeline.errors import ConfigError
+from pipeline.evaluation import EvalConfig
+from pipeline.loop import TrainConfig
+from pipeline.models import INITS, ModelConfig
+from pipeline.optim import OPTIMIZERS, SCHEDULES, OptimConfig
+from pipeline.strategies import STRATEGIES, Strategy
+from pipeline.tasks import TASKS, Task
+from pipeline.tracking import TrackingConfig
+
+
+class _Settings(Section):
+    """One run. Keys may be given in their section or, where the name is unique, alone."""
+
+    task: SerializeAsAny[Section]
+    """What is learned: a name, or `{name: ..., <setting>: ...}`; your own as `my_module:MyTask`."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    extensions: dict[str, dict[str, Any]] = {}
+    """Strategies of your own: `my_module:MyStrategy: {<setting>: ...}` at the top level lands here."""
+    output_dir: str = "runs/graft"
+    """Folder of the run."""
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Section:
+        if isinstance(value, Section):
+            return value
+        given = {"name": value} if isinstance(value, str) else value
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            raise ValueError(f"expected a task's name or {{name: ..., <setting>: ...}}; known: {', '.join(TASKS)}")
+        return check_section(resolve(TASKS, given["name"], what="task").Config, given, name="task")
+
+
+# one optional section per strategy: a strategy is on when its section is there
+RunConfig: Any = create_model(
+    "RunConfig",
+    __base__=_Settings,
+    __doc__=_Settings.__doc__,
+    **{name: (strategy.Config | None, None) for name, strategy in STRATEGIES.items()},  # type: ignore[call-overload]
+)
+
+Start = Literal["checkpoint", "random"]
+
+
+def start_of(config: Any) -> Start:
+    """Whether the run starts from a checkpoint's weights or from random ones."""
+    return "checkpoint" if config.model.model_name_or_path else "random"
+
+
+def user_strategy(name: str) -> type[Section]:
+    """The settings of a strategy named `my_module:MyStrategy`."""
+    return resolve({}, name, what="strategy").Config
+
+
+def make_task(config: Any) -> Task:
+    """The task of the run; the only place that asks which one it is."""
+    return resolve(TASKS, config.task.name, what="task")(config.task, config.data)
+
+
+def strategies_of(config: Any) -> dict[str, Strategy]:
+    """The strategies that are on, in the order of the registry, the user's own last."""
+    found = {}
+    for name, kind in STRATEGIES.items():
+        section = getattr(config, name)
+        if section is not None:
+            found[name] = kind(section)
+    for name, settings in config.extensions.items():
+        kind = resolve({}, name, what="strategy")
+        found[name] = kind(kind.Config.model_validate(settings))
+    return found
+
+
+def check(config: Any, *, has_validation: bool) -> None:
+    """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
+    model, evaluation = config.model, config.eval
+    found = list(make_task(config).problems())
+    if (model.model_name_or_path is None) == (model.config is None):
+        found.append(
+            "model: give either model_name_or_path (start from a checkpoint) or config (start from random weights), "
+            + ("not both" if model.config is not None else "and neither is there")
+        )
+    if start_of(config) == "checkpoint":
+        for key, is_set in {"init": model.init != "default", "depth_scaled": model.depth_scaled}.items():
+            if is_set:
+                found.append(f"model.{key}: draws random weights, and this run starts from a checkpoint; leave it out")
+    elif model.tokenizer_name_or_path is None:
+        found.append("model.tokenizer_name_or_path: random weights come with no tokenizer; name one or a folder that has one")
+    if config.lora is not None and start_of(config) == "random":
+        found.append("lora: adapters beside frozen random weights learn nothing useful; start from model_name_or_path")
+    if not has_validation:
+        for key in ("eval_steps", "metric_for_best_model", "early_stopping_patience"):
+            if getattr(evaluation, key) is not None:
+                found.append(
+                    f"eval.{key}: there are no validation rows; give data.validation_file, "
+                    "data.dataset_validation_split or data.validation_split_fraction"
+                )
+    for what, registry, name in (
+        ("model.init", INITS, model.init),
+        ("optim.name", OPTIMIZERS, config.optim.name),
+        ("optim.lr_scheduler_type", SCHEDULES, config.optim.lr_scheduler_type),
+    ):
+        try:
+            resolve(registry, name, what=what)
+        except ConfigError as error:
+            found += error.problems
+    if found:
+        raise ConfigError(found)

@@ -1,0 +1,60 @@
+"""Freeze: some of the weights keep their values, and backward stops where nothing below moves."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field
+from torch import nn
+
+from pipeline.config import Section
+from pipeline.errors import ConfigError
+from pipeline.models.inspect import embedding_prefixes, layer_prefixes
+from pipeline.optim.rules import Rule
+from pipeline.strategies.base import Strategy, TaskView
+
+
+class Freeze(Strategy):
+    """By the number of early layers (the embeddings go with them), by regex, or all but the task's head."""
+
+    class Config(Section):
+        num_layers: int | None = Field(None, ge=0)
+        """How many layers from the input on keep their weights, and the embeddings with them; 0 freezes the
+        embeddings alone."""
+        patterns: list[str] = []
+        """Regular expressions (re.search) of parameter names that keep their weights."""
+        head_only: bool = False
+        """Train the task's head and nothing else."""
+
+    def rules(self, model: nn.Module, task: TaskView) -> list[Rule]:
+        config = self.config
+        if config.num_layers is None and not config.patterns and not config.head_only:
+            raise ConfigError("freeze: says nothing to freeze; give num_layers, patterns or head_only: true")
+        rules = [Rule(pattern, 0.0, reason=f"freeze.patterns {pattern}") for pattern in self._checked(config.patterns)]
+        if config.head_only:
+            rules += [Rule(_head(task), reason="the task's head"), Rule(".", 0.0, reason="freeze.head_only")]
+        elif config.num_layers is not None:
+            layers = layer_prefixes(model)
+            if config.num_layers > len(layers):
+                raise ConfigError(f"freeze.num_layers: {config.num_layers} is more than this model's {len(layers)} layers")
+            frozen = [*embedding_prefixes(model), *layers[: config.num_layers]]
+            names = "|".join(re.escape(prefix) for prefix in frozen)
+            rules.append(Rule(rf"(^|\.)({names})\.", 0.0, reason=f"freeze.num_layers {config.num_layers}"))
+        return rules
+
+    def _checked(self, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"freeze.patterns: {pattern!r} is not a regular expression ({error})") from error
+        return patterns
+
+
+def _head(task: TaskView) -> str:
+    if task.new_parameters is None:
+        raise ConfigError(
+            "freeze.head_only: this task brings no head of its own (a language model's output is tied to its "
+            "embeddings); freeze all but the last layers with num_layers instead"
+        )
+    return task.new_parameters

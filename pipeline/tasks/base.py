@@ -1,0 +1,127 @@
+"""What a task is: one file that knows its columns, its head, its batches, its loss and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Section
+from pipeline.data import DataConfig
+
+IGNORED = -100
+"""Label of a position that is not learned from (the value PyTorch's cross-entropy ignores)."""
+
+Batch = dict[str, Tensor]
+Kind = Literal["text", "label", "labels", "number"]
+Features = dict[str, list[Any]]
+"""Columns of encoded rows. `input_ids` always; whatever else the task's `collate` reads."""
+
+
+class Task:
+    """The contract. A new task is one file that fills it in and one line in `TASKS`.
+
+    The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer`, then `encode` for every
+    row once, `collate`, `terms` and `loss` for every batch, `postprocess` and `metrics` at evaluation.
+    """
+
+    class Config(Section):
+        """Settings of this task: `task: {name: ..., <setting>: ...}`."""
+
+        name: str
+
+    model_class: ClassVar[str]
+    """Name of the transformers auto class, such as `AutoModelForCausalLM`."""
+    head_modules: ClassVar[tuple[str, ...]] = ()
+    """Names of the modules a checkpoint may lack because the task brings them new. They are always trained and saved,
+    also when everything else is frozen or adapted."""
+    main_metric: str = "loss"
+    """The metric that picks the best checkpoint unless the user names another."""
+
+    def __init__(self, config: Any, data: DataConfig):
+        self.config = config
+        self.data = data
+        self.tokenizer: Any = None
+        self.max_length = 0
+
+    @property
+    def new_parameters(self) -> str | None:
+        """Regex of the parameters that may be missing from a checkpoint."""
+        return rf"(^|\.)({'|'.join(self.head_modules)})\." if self.head_modules else None
+
+    def problems(self) -> list[str]:
+        """Settings that do not go together, one sentence each; asked before any file is opened."""
+        return []
+
+    def columns(self) -> dict[str, Kind]:
+        """The columns a row must have, by name, with the kind of each."""
+        raise NotImplementedError
+
+    def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
+        """Fix the label map from the training rows and check every split against it. Nothing to do without labels."""
+
+    def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
+        """From here on rows can be encoded; no row gets longer than `max_length` tokens."""
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def model_kwargs(self) -> dict[str, Any]:
+        """What the model's config must say for this task: number of labels, their names, problem type."""
+        return {}
+
+    def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
+        """Columns of rows to columns of features, with `full_length` (tokens before truncation, int)."""
+        raise NotImplementedError
+
+    def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
+        """Rearrange encoded rows into other rows (blocks of a fixed length, say). The default leaves them alone."""
+        return batches
+
+    def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
+        """Features of one micro-batch to padded tensors (batch, longest).
+
+        `draws` holds one random generator per row, made from (seed, epoch, row number), so that what a row looks
+        like never depends on its neighbours, on the process, or on where a run was resumed.
+        """
+        raise NotImplementedError
+
+    def terms(self, batch: Batch) -> int:
+        """How many loss terms (tokens, rows) the batch holds; known before the forward pass."""
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss as a sum over `terms` (never a mean), and the logits."""
+        raise NotImplementedError
+
+    def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
+        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept)."""
+        raise NotImplementedError
+
+    def metrics(self) -> list[str]:
+        """Names of the metrics reported by default; each takes the `postprocess` columns it is declared over."""
+        raise NotImplementedError
+
+    def unlearnable(self, features: Any) -> np.ndarray:
+        """Numbers of the encoded rows that hold no loss term; they are refused by name before training."""
+        return np.flatnonzero(np.asarray(features["length"]) == 0)
+
+    def trained_positions(self, batch: Batch) -> Tensor:
+        """Which input tokens carry a loss term: (batch, length) of bool, for showing a sample as the model sees it."""
+        return torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Right-pad integer rows to the longest: (batch, longest)."""
+    out = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return torch.from_numpy(out)
+
+
+def attention_mask(rows: Sequence[Sequence[int]]) -> Tensor:
+    """1 on tokens, 0 on padding: (batch, longest). Made from lengths, so a pad token that is also EOS does no harm."""
+    lengths = torch.tensor([len(row) for row in rows])
+    return (torch.arange(int(lengths.max()))[None, :] < lengths[:, None]).long()

@@ -1,0 +1,117 @@
+"""Predict the next token: plain text, or a response to a prompt with the loss on the response only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Section
+from pipeline.data.packing import blocks
+from pipeline.tasks.base import IGNORED, Batch, Features, Kind, Task, attention_mask, pad
+from pipeline.tasks.language import bytes_column, cross_entropy_sum, encode_text, language_columns, text_only, truncated
+
+
+class CausalLM(Task):
+    """Plain text is packed into blocks of `data.max_length` tokens unless `data.packing: none`.
+
+    With `data.prompt_column` and `data.response_column` a row is prompt + separator + response + EOS, and only the
+    response and its EOS are learned. A response that does not fit is cut at the end; a prompt never is.
+    """
+
+    class Config(Section):
+        name: str
+        separator: str = "\n"
+        """Between prompt and response."""
+
+    model_class = "AutoModelForCausalLM"
+    main_metric = "loss"
+
+    @property
+    def prompted(self) -> bool:
+        """Rows are prompt and response rather than plain text."""
+        return self.data.prompt_column is not None
+
+    def problems(self) -> list[str]:
+        found = text_only(self.data)
+        if self.prompted != (self.data.response_column is not None):
+            found.append("data: prompt_column and response_column go together; give both or neither")
+        if self.prompted and self.data.packing:
+            found.append(f"data.packing: {self.data.packing} packs plain text; rows of prompt and response stay apart")
+        if self.prompted and self.data.text_column:
+            found.append("data: text_column is for plain text; give it or prompt_column and response_column, not both")
+        return found
+
+    def columns(self) -> dict[str, Kind]:
+        if self.prompted:
+            return {str(self.data.prompt_column): "text", str(self.data.response_column): "text"}
+        return {self.data.text_column or "text": "text"}  # type: ignore[dict-item]
+
+    def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
+        if self.prompted:
+            return self._encode_pairs(*(list(rows[column]) for column in self.columns()))
+        (column,) = self.columns()
+        features = encode_text(self.tokenizer, rows[column], end=True)
+        return features if self._packs else truncated(features, self.max_length)
+
+    def _encode_pairs(self, prompts: list[str], responses: list[str]) -> Features:
+        """Prompt and response are tokenized apart, so that no token straddles the border of what is learned."""
+        eos = self.tokenizer.eos_token_id
+        heads = self.tokenizer([prompt + self.config.separator for prompt in prompts], verbose=False)["input_ids"]
+        tails = self.tokenizer(responses, add_special_tokens=False, verbose=False)["input_ids"]
+        features: Features = {"input_ids": [], "num_prompt_tokens": [], "num_bytes": [], "full_length": []}
+        for head, tail, response in zip(heads, tails, responses, strict=True):
+            head = head[:-1] if head and head[-1] == eos else head
+            tail = tail if eos is None else [*tail, eos]
+            kept = max(0, min(len(tail), self.max_length - len(head)))
+            features["input_ids"].append(head + tail[:kept])
+            features["num_prompt_tokens"].append(len(head))
+            features["num_bytes"].append(len(response.encode("utf-8", "surrogatepass")) * kept / max(1, len(tail)))
+            features["full_length"].append(len(head) + len(tail))
+        return features
+
+    @property
+    def _packs(self) -> bool:
+        return not self.prompted and self.data.packing != "none"
+
+    def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
+        return blocks(batches, block_size=self.max_length) if self._packs else batches
+
+    def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
+        rows = [feature["input_ids"] for feature in features]
+        mask = attention_mask(rows)
+        input_ids = pad(rows, self.tokenizer.pad_token_id)
+        labels = torch.where(mask.bool(), input_ids, IGNORED)
+        if self.prompted:
+            prompts = torch.tensor([feature["num_prompt_tokens"] for feature in features])
+            labels[torch.arange(labels.shape[1])[None, :] < prompts[:, None]] = IGNORED
+        labels[:, 0] = IGNORED  # nothing comes before the first token
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "labels": labels,
+            "num_bytes": bytes_column(features),
+        }
+
+    def terms(self, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        return cross_entropy_sum(logits[:, :-1], batch["labels"][:, 1:]), logits
+
+    def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
+        return language_columns(logits[:, :-1], batch["labels"][:, 1:], batch["num_bytes"])
+
+    def metrics(self) -> list[str]:
+        return ["perplexity", "bits_per_byte", "token_accuracy"]
+
+    def unlearnable(self, features: Any) -> np.ndarray:
+        lengths = np.asarray(features["length"])
+        return np.flatnonzero(lengths <= (np.asarray(features["num_prompt_tokens"]) if self.prompted else 1))
+
+    def trained_positions(self, batch: Batch) -> Tensor:
+        return batch["labels"] != IGNORED

@@ -1,0 +1,105 @@
+"""Predict masked tokens from both sides (BERT, Devlin et al. 2019, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.config import Section
+from pipeline.data.packing import blocks
+from pipeline.errors import ConfigError
+from pipeline.tasks.base import IGNORED, Batch, Features, Kind, Task, attention_mask, pad
+from pipeline.tasks.language import bytes_column, cross_entropy_sum, encode_text, language_columns, text_only, truncated
+
+
+class MaskedLM(Task):
+    """Each row is one text cut at `data.max_length`; `data.packing: blocks` joins texts into full blocks instead.
+
+    Of the chosen tokens 80 % become the mask token, 10 % a random one and 10 % stay. What is chosen depends on the
+    seed, the epoch and the row alone; evaluation masks the same tokens every time.
+    """
+
+    class Config(Section):
+        name: str
+        mlm_probability: float = Field(0.15, gt=0, lt=1)
+        """Share of the tokens to predict; every row has at least one."""
+
+    model_class = "AutoModelForMaskedLM"
+    head_modules = ("cls", "lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector", "predictions")
+    main_metric = "loss"
+
+    def problems(self) -> list[str]:
+        pairs = [key for key in ("prompt_column", "response_column") if self.data.model_dump()[key] is not None]
+        return [*text_only(self.data), *(f"data.{key}: masked_lm reads plain text from text_column" for key in pairs)]
+
+    def columns(self) -> dict[str, Kind]:
+        return {self.data.text_column or "text": "text"}  # type: ignore[dict-item]
+
+    def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
+        super().use_tokenizer(tokenizer, max_length)
+        if tokenizer.mask_token_id is None:
+            raise ConfigError("task: masked_lm needs a tokenizer with a mask token, and this one has none; use causal_lm")
+        self.special = set(tokenizer.all_special_ids)
+
+    def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
+        (column,) = self.columns()
+        if self._packs:
+            return encode_text(self.tokenizer, rows[column], end=False)
+        features = self.tokenizer(list(rows[column]), verbose=False)
+        full = [len(row) for row in features["input_ids"]]
+        cut = self.tokenizer(list(rows[column]), truncation=True, max_length=self.max_length)["input_ids"]
+        return truncated({"input_ids": cut, "num_bytes": [0.0] * len(cut), "full_length": full}, self.max_length)
+
+    @property
+    def _packs(self) -> bool:
+        return self.data.packing == "blocks"
+
+    def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
+        return blocks(batches, block_size=self.max_length) if self._packs else batches
+
+    def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
+        rows, labels = zip(
+            *(self._masked(feature["input_ids"], draw) for feature, draw in zip(features, draws, strict=True)), strict=True
+        )
+        return {
+            "input_ids": pad(rows, self.tokenizer.pad_token_id),
+            "attention_mask": attention_mask(rows),
+            "labels": pad(labels, IGNORED),
+            "num_bytes": bytes_column(features),
+        }
+
+    def _masked(self, row: Sequence[int], draw: np.random.Generator) -> tuple[list[int], list[int]]:
+        """One row with its tokens masked, and its labels."""
+        ids = np.asarray(row)
+        words = np.flatnonzero([token not in self.special for token in row])
+        labels = np.full(len(ids), IGNORED)
+        if len(words):
+            chosen = words[draw.random(len(words)) < self.config.mlm_probability]
+            chosen = chosen if len(chosen) else draw.choice(words, 1)
+            labels[chosen] = ids[chosen]
+            fate = draw.random(len(chosen))
+            random_ids = draw.integers(0, len(self.tokenizer), len(chosen))
+            ids = ids.copy()
+            ids[chosen[fate < 0.8]] = self.tokenizer.mask_token_id
+            ids[chosen[fate >= 0.9]] = random_ids[fate >= 0.9]
+        return ids.tolist(), labels.tolist()
+
+    def terms(self, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return cross_entropy_sum(logits, batch["labels"]), logits
+
+    def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
+        return language_columns(logits, batch["labels"], batch["num_bytes"])
+
+    def metrics(self) -> list[str]:
+        return ["perplexity", "token_accuracy"]
+
+    def trained_positions(self, batch: Batch) -> Tensor:
+        return batch["labels"] != IGNORED

@@ -1,0 +1,1 @@
+"""How a run is launched and read; nothing imports these modules."""

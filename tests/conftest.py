@@ -1,0 +1,71 @@
+"""Every test runs offline, in a Hugging Face home of its own, and fails when it reaches for the network."""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+from typing import Any
+
+import pytest
+
+# Before any Hugging Face import: their packages read these once.
+_HOME = tempfile.mkdtemp(prefix="graft-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ.update(
+    HF_HOME=_HOME,
+    HF_HUB_OFFLINE="1",
+    HF_EVALUATE_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    MPLCONFIGDIR=os.path.join(_HOME, "matplotlib"),
+)
+# What would change where or how a run happens, if the shell that started the tests has it.
+for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT", "HF_TOKEN", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
+    os.environ.pop(_name, None)
+for _name in [name for name in os.environ if name.startswith(("ACCELERATE_", "GRAFT_", "WANDB_"))]:
+    del os.environ[_name]
+
+
+def is_local(host: Any) -> bool:
+    """Whether a host name or address means this machine."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in (None, "", "localhost", socket.gethostname()):
+        return True
+    try:
+        address = ipaddress.ip_address(str(name).partition("%")[0])
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def refuse(host: Any) -> None:
+    # Not an Exception: code under test that catches those must not hide it.
+    if not is_local(host):
+        pytest.fail(f"a test reached for the network: {host!r}")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine and Unix sockets can be reached."""
+    look_up = socket.getaddrinfo
+
+    def guarded(method: Any) -> Any:
+        def connect(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                refuse(address[0])
+            return method(self, address)
+
+        return connect
+
+    def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+        refuse(host)
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)

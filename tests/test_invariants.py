@@ -1,0 +1,171 @@
+"""Numbers that may not move: how a batch is cut, how many processes there are, where a run was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.api import read_config, run_recipe
+from pipeline.data.batching import micro_batches, plan
+from pipeline.launch import config_path
+from pipeline.lock import StopRequest
+from pipeline.loop import Stopped
+from pipeline.strategies import STRATEGIES
+from tests.synthetic import RECIPE_OF, VARIANTS, checkpoint_for, data_of, settings
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (checkpoint,) = [path for path in (folder / "checkpoints").iterdir() if path.name.startswith("step-")][-1:]
+    return load_file(checkpoint / "model.safetensors")
+
+
+def worst_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+
+@pytest.mark.parametrize("group_by_length", [False, True])
+def test_plan_is_a_permutation_and_a_pure_function(group_by_length: bool) -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 103)
+    batches = plan(lengths, seed=3, epoch=2, train_batch_size=10, group_by_length=group_by_length)
+    again = plan(lengths, seed=3, epoch=2, train_batch_size=10, group_by_length=group_by_length)
+    other = plan(lengths, seed=3, epoch=3, train_batch_size=10, group_by_length=group_by_length)
+    assert sorted(np.concatenate(batches)) == list(range(103)) and len(batches) == 11
+    assert all((one == two).all() for one, two in zip(batches, again, strict=True))
+    assert any(len(one) != len(two) or (one != two).any() for one, two in zip(batches, other, strict=True))
+
+
+def test_every_process_does_as_many_micro_batches_and_no_row_counts_twice() -> None:
+    lengths = np.arange(100)
+    for rows in range(1, 30):
+        for world_size in (1, 2, 3, 4):
+            for micro in (1, 2, 5, 8):
+                shares = micro_batches(np.arange(rows), lengths, world_size=world_size, micro_batch_size=micro)
+                counted = [row for share in shares for part in share if part.counts for row in part.rows]
+                assert sorted(counted) == list(range(rows))
+                assert len({len(share) for share in shares}) == 1
+                assert max(len(part.rows) for share in shares for part in share) <= micro
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_how_a_batch_is_cut_does_not_change_the_update(variant: str, tmp_path: Path) -> None:
+    """1x8 = 2x4 = 7+1 on ragged rows; the usual mean of means moves the gradient by more than half."""
+    checkpoint = checkpoint_for(variant, tmp_path / "start")
+    found = {}
+    for micro in (8, 4, 7, 1):
+        given = settings(variant, None, checkpoint, tmp_path / str(micro), max_steps=1, micro_batch_size=micro)
+        given |= {"name": "sgd", "momentum": 0.0, "max_grad_norm": 0, "learning_rate": 1.0}
+        run_recipe("finetune", given, datasets=data_of(read_config("finetune", given)))
+        found[micro] = weights(tmp_path / str(micro))
+    start = load_file(checkpoint / "model.safetensors")
+    assert any(not torch.equal(found[8][key], start[key]) for key in found[8] if key in start)
+    for micro in (4, 7, 1):
+        assert worst_difference(found[8], found[micro]) < 2e-6
+
+
+class StopAt(StopRequest):
+    """A request to stop that comes after a stated number of steps."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def folder_hash(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
+
+
+def train_lines(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize(("variant", "strategy"), [(v, s) for v in VARIANTS for s in (None, *STRATEGIES)])
+def test_stopped_and_resumed_is_straight(
+    variant: str, strategy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout and accumulation, over the edge of an epoch: equal by the hash of the checkpoint folder."""
+    checkpoint = checkpoint_for(variant, tmp_path / "start")
+    name = RECIPE_OF[strategy]
+    more = {"max_steps": 9, "micro_batch_size": 3, "eval_steps": 4, "dropout": 0.1, "logging_steps": 2}
+    given = settings(variant, strategy, checkpoint, tmp_path / "straight", **more)
+    data = data_of(read_config(name, given))
+    run_recipe(name, given, datasets=data)
+    given["output_dir"] = str(tmp_path / "stopped")
+    for stop in (3, 4):
+        monkeypatch.setattr("pipeline.run.StopRequest", lambda steps=stop: StopAt(steps))
+        with pytest.raises(Stopped):
+            run_recipe(name, given, datasets=data)
+    monkeypatch.undo()
+    run_recipe(name, given, datasets=data)
+    one, other = tmp_path / "straight", tmp_path / "stopped"
+    assert folder_hash(one / "checkpoints" / "step-000009") == folder_hash(other / "checkpoints" / "step-000009")
+    assert folder_hash(one / "model") == folder_hash(other / "model")
+    assert train_lines(one) == train_lines(other)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
+    assert results[0] | {"name": ""} == results[1] | {"name": ""}
+
+
+SCRIPT = """
+import sys
+from pipeline.api import read_config, run_recipe
+from tests.synthetic import data_of
+from pipeline.config import load
+from pipeline.yaml_file import read_yaml
+from pipeline.api import main
+import pipeline.api as api
+prepare = api.prepare
+api.prepare = lambda config, **kw: prepare(config, **{**kw, "datasets": data_of(config)})
+main(sys.argv[1], arguments=sys.argv[2:])
+"""
+
+
+def on_two_processes(folder: Path, recipe: str, given: dict[str, Any], processes: int) -> subprocess.CompletedProcess[str]:
+    """Run a recipe on synthetic rows through a real `accelerate launch`."""
+    import yaml
+
+    script, config = folder / "script.py", folder / "config.yaml"
+    script.write_text(SCRIPT)
+    config.write_text(yaml.safe_dump(given))
+    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_path("cpu_2proc"))]
+    command = start if processes == 2 else [sys.executable]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    whole = [*command, str(script), recipe, str(config)]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.mark.parametrize("variant", ["causal_lm prompted", "text_classification"])
+def test_two_processes_are_one(variant: str, tmp_path: Path) -> None:
+    """Real processes over gloo: the same step, the same metrics over 13 rows that do not divide by two."""
+    checkpoint = checkpoint_for(variant, tmp_path / "start")
+    more = {"max_steps": 4, "train_batch_size": 7, "eval_steps": 2, "name": "sgd", "learning_rate": 0.1}
+    runs = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        given = settings(variant, None, checkpoint, folder / "run", **more)
+        done = on_two_processes(folder, "finetune", given, processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        runs[processes] = folder / "run"
+        manifest = json.loads((folder / "run" / "manifest.json").read_text())
+        assert manifest["world_size"] == processes
+    assert worst_difference(weights(runs[1]), weights(runs[2])) < 1e-6
+    for one, two in zip(train_lines(runs[1]), train_lines(runs[2]), strict=True):
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            assert two[key] == (pytest.approx(value, rel=1e-5, abs=1e-6) if isinstance(value, float) else value)

@@ -1,0 +1,248 @@
+"""The shape of the code: who may import whom, how long things may be, and what is never used."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = [
+    "__main__",
+    "quickstart",
+    "pipeline api",
+    "reports hub",
+    "run",
+    "dry_run",
+    "prepare resume",
+    "settings",
+    "loop",
+    "checkpoint evaluation tracking export manifest lock",
+    "tasks strategies",
+    "data models optim metrics",
+    "launch",
+    "accelerator",
+    "config",
+    "checking",
+    "placing",
+    "wording yaml_file aliases",
+    "errors",
+]
+"""Imports go down only; what stands on one line does not import each other. `pipeline` is the package's __init__."""
+RANK = {part: rank for rank, line in enumerate(LAYERS) for part in line.split()}
+FILE_LINES, FUNCTION_LINES, LOOP_FUNCTION_LINES = 300, 60, 100
+BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+BANNED_CALLS = {"eval", "exec", "hasattr", "torch.load", "torch.save", "os.system", "yaml.load", "yaml.unsafe_load"}
+BANNED_OPTIONS = {"shell", "allow_pickle", "trust_remote_code"}
+GUESSES = {
+    # getattr with a default and hasattr hide what a thing is; here it truly may be either.
+    "pipeline/models/init.py": (1, "transformers puts _is_hf_initialized only on the modules it has seen"),
+    "pipeline/wording.py": (2, "annotations are classes or typing's objects; only classes have a name"),
+    "pipeline/yaml_file.py": (1, "an OSError has strerror, a decoding error has not"),
+}
+"""File -> (how many guesses it may hold, why)."""
+
+
+def part_of(module: str) -> str:
+    """`pipeline.data.cache` -> `data`; the package's own __init__ -> `pipeline`."""
+    return module.split(".")[1] if "." in module else module
+
+
+def imported(tree: ast.AST, module: str, modules: set[str]) -> list[tuple[int, str]]:
+    """(line, module) of every import in a file, inside functions too."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, name.name) for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: relative import"
+            base = node.module or ""
+            found += [
+                (node.lineno, f"{base}.{name.name}" if f"{base}.{name.name}" in modules else base)
+                for name in node.names
+            ]
+    return found
+
+
+def import_problems(path: str, source: str, modules: set[str]) -> list[str]:
+    """What is wrong with the imports of one file, such as `pipeline/data/cache.py`."""
+    module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    part = part_of(module)
+    found = []
+    if path.startswith("pipeline/") and part not in RANK:
+        return [f"{path}: {part} has no layer; give it one in LAYERS"]
+    for line, target in imported(ast.parse(source), module, modules):
+        top, other = target.partition(".")[0], part_of(target)
+        if top == "recipes" or top == "tests":
+            found.append(f"{path}:{line}: nothing imports {top}")
+        elif top in BANNED_MODULES:
+            found.append(f"{path}:{line}: {top} runs code from data")
+        elif top == "pipeline" and path.startswith("pipeline/") and other != part:
+            if other not in RANK:
+                found.append(f"{path}:{line}: {other} has no layer")
+            elif RANK[other] <= RANK[part]:
+                found.append(f"{path}:{line}: {part} may not import {other}, which is not below it")
+    return found
+
+
+def size_problems(path: str, source: str) -> list[str]:
+    found = []
+    lines = source.count("\n")
+    if lines > FILE_LINES:
+        found.append(f"{path}: {lines} lines, at most {FILE_LINES}")
+    limit = LOOP_FUNCTION_LINES if path == "pipeline/loop.py" else FUNCTION_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            length = node.end_lineno - node.lineno + 1
+            if length > limit:
+                found.append(f"{path}:{node.lineno}: {node.name} has {length} lines, at most {limit}")
+    return found
+
+
+def style_problems(path: str, source: str) -> list[str]:
+    """A docstring on top that begins with one full line, annotations from the future, no classes of classes of classes."""
+    tree = ast.parse(source)
+    docstring = ast.get_docstring(tree)
+    found = [] if docstring and docstring.splitlines()[0].endswith(".") else [f"{path}: no one-line docstring on top"]
+    if len(tree.body) > 1 and path.startswith("pipeline/"):
+        second = tree.body[1]
+        if not (isinstance(second, ast.ImportFrom) and second.module == "__future__"):
+            found.append(f"{path}: `from __future__ import annotations` is not first")
+    return found
+
+
+def use_problems(path: str, source: str) -> list[str]:
+    """Uses of what runs code from data or guesses at objects."""
+    found, guesses = [], []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "torch":
+            found += [f"{path}:{node.lineno}: torch.{n.name}" for n in node.names if f"torch.{n.name}" in BANNED_CALLS]
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        if name == "hasattr" or (name == "getattr" and len(node.args) == 3):
+            guesses.append(f"{path}:{node.lineno}: {name} guesses")
+        elif name in BANNED_CALLS:
+            found.append(f"{path}:{node.lineno}: {name}")
+        for option in node.keywords:
+            if option.arg in BANNED_OPTIONS and not (isinstance(option.value, ast.Constant) and not option.value.value):
+                found.append(f"{path}:{node.lineno}: {option.arg}={ast.unparse(option.value)}")
+    allowed = GUESSES.get(path, (0, ""))[0]
+    return found + guesses if len(guesses) > allowed else found
+
+
+def sources(*folders: str) -> dict[str, str]:
+    return {
+        file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8")
+        for folder in folders
+        for file in sorted((ROOT / folder).rglob("*.py"))
+    }
+
+
+CODE = sources("pipeline", "recipes", "benchmarks")
+TESTS = sources("tests")
+MODULES = {path.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in CODE}
+
+
+def test_imports_go_down() -> None:
+    assert len(CODE) > 30
+    assert not [problem for path, source in CODE.items() for problem in import_problems(path, source, MODULES)]
+
+
+def test_every_layer_is_there() -> None:
+    parts = {part_of(module) for module in MODULES if module.startswith("pipeline")}
+    later = {"hub"}
+    assert set(RANK) - parts <= later
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {}
+    for path, source in CODE.items():
+        module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        top_level = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        targets = {target for _, target in imported(ast.Module(body=[*top_level], type_ignores=[]), module, MODULES)}
+        # Whoever imports a module of its own package finds the package half made, which is fine.
+        graph[module] = (targets & MODULES) - {module.rpartition(".")[0]}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"import circle: {' -> '.join(error.args[1])}")
+
+
+def test_sizes() -> None:
+    assert not [problem for path, source in {**CODE, **TESTS}.items() for problem in size_problems(path, source)]
+
+
+def test_folders_are_flat() -> None:
+    assert not [path for path in CODE if path.startswith("pipeline/") and path.count("/") > 2]
+    assert not [path for path in {**CODE, **TESTS} if not path.startswith("pipeline/") and path.count("/") > 1]
+
+
+def test_style() -> None:
+    assert not [problem for path, source in {**CODE, **TESTS}.items() for problem in style_problems(path, source)]
+
+
+def test_nothing_runs_code_from_data_or_guesses() -> None:
+    assert not [problem for path, source in CODE.items() for problem in use_problems(path, source)]
+
+
+def test_the_exceptions_are_still_needed() -> None:
+    for path, (count, _) in GUESSES.items():
+        names = [ast.unparse(node.func) for node in ast.walk(ast.parse(CODE[path])) if isinstance(node, ast.Call)]
+        assert Counter(names)["getattr"] + Counter(names)["hasattr"] >= count, path
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "problem"),
+    [
+        ("pipeline/loop.py", "from pipeline.run import train", "loop may not import run"),
+        ("pipeline/tasks/new.py", "import pipeline.strategies.lora", "tasks may not import strategies"),
+        ("pipeline/data/new.py", "def f():\n    from pipeline.models import INITS", "data may not import models"),
+        ("pipeline/errors.py", "from pipeline import config", "errors may not import config"),
+        ("pipeline/loop.py", "from pipeline import train", "loop may not import pipeline"),
+        ("pipeline/newer.py", "import os", "newer has no layer"),
+        ("pipeline/loop.py", "from pipeline.newer import x", "newer has no layer"),
+        ("pipeline/api.py", "import recipes.lora", "nothing imports recipes"),
+        ("recipes/lora.py", "from recipes.freeze import build_model", "nothing imports recipes"),
+        ("pipeline/run.py", "import pickle", "pickle runs code from data"),
+    ],
+)
+def test_bad_imports_are_seen(path: str, source: str, problem: str) -> None:
+    found = import_problems(path, source, MODULES)
+    assert len(found) == 1 and problem in found[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("torch.load(path)", "torch.load"),
+        ("from torch import save", "torch.save"),
+        ("eval('1')", "eval"),
+        ("exec(code)", "exec"),
+        ("subprocess.run(command, shell=True)", "shell=True"),
+        ("np.load(path, allow_pickle=flag)", "allow_pickle=flag"),
+        ("f(trust_remote_code=True)", "trust_remote_code=True"),
+        ("hasattr(model, 'x')", "hasattr guesses"),
+        ("getattr(model, 'x', None)", "getattr guesses"),
+    ],
+)
+def test_bad_uses_are_seen(source: str, problem: str) -> None:
+    found = use_problems("pipeline/run.py", source)
+    assert len(found) == 1 and problem in found[0]
+
+
+def test_good_uses_pass() -> None:
+    source = "model.eval()\nf(trust_remote_code=False)\ngetattr(model, name)\nfrom pipeline.errors import ConfigError\n"
+    assert not use_problems("pipeline/run.py", source) + import_problems("pipeline/run.py", source, MODULES)
+
+
+def test_long_and_shapeless_code_is_seen() -> None:
+    body = "    pass\n" * FUNCTION_LINES
+    assert len(size_problems("pipeline/run.py", f"def f():\n{body}")) == 1
+    assert not size_problems("pipeline/loop.py", f"def f():\n{body}")
+    assert len(size_problems("pipeline/run.py", "x = 1\n" * (FILE_LINES + 1))) == 1
+    assert len(style_problems("pipeline/run.py", "import os\nimport sys\n")) == 2
+    assert not style_problems("pipeline/run.py", '"""One."""\nfrom __future__ import annotations\n')
