@@ -18,7 +18,7 @@ config_app = App(name="config", help="Look at settings.")
 app.command(config_app)
 
 Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
-Launcher = Annotated[str | None, Parameter(help="A name of accelerate_configs/ (cpu_2proc, multi_gpu, fsdp2, ...) or a file.")]
+Launcher = Annotated[str | None, Parameter(help="cpu_2proc, multi_gpu, fsdp2, ... or a file.")]
 Processes = Annotated[int | None, Parameter(help="How many processes to start.")]
 
 

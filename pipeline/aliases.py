@@ -91,8 +91,11 @@ RENAMED: dict[str, str] = {
     "gradient_clipping": "train.max_grad_norm",
     "grad_clip": "train.max_grad_norm",
     "clip_grad_norm": "train.max_grad_norm",
+    "activation_checkpointing": "train.gradient_checkpointing",
+    "enable_activation_checkpointing": "train.gradient_checkpointing",
     "random_seed": "train.seed",
     # eval, checkpoint, output
+    "per_device_eval_batch_size": "eval.eval_batch_size",
     "best_metric": "eval.metric_for_best_model",
     "patience": "eval.early_stopping_patience",
     "save_limit": "checkpoint.save_total_limit",
@@ -114,7 +117,6 @@ INSTEAD: dict[str, str] = {
         "set train.train_batch_size, the rows one optimizer step sees on all devices together (train.micro_batch_size "
         "is what fits in memory at once)"
     ),
-    "per_device_eval_batch_size": "set train.micro_batch_size, the rows that fit in memory at once",
     "gradient_accumulation_steps": (
         "it follows from train.train_batch_size (rows per optimizer step, all devices together) and "
         "train.micro_batch_size (rows in memory at once)"
@@ -130,7 +132,6 @@ INSTEAD: dict[str, str] = {
     "eval_strategy": "set eval.eval_steps to evaluate every so many steps",
     "evals_per_epoch": "set eval.eval_steps to evaluate every so many steps",
     "save_strategy": "set checkpoint.save_steps to save every so many steps",
-    "load_best_model_at_end": "set eval.metric_for_best_model to the metric that picks the best weights",
     "overwrite_output_dir": "set checkpoint.resume: never to start over, auto to continue",
     "hub_token": TOKEN,
     "token": TOKEN,
@@ -149,7 +150,7 @@ INSTEAD: dict[str, str] = {
     "stage": "set `task:` (causal_lm, text_classification, ...)",
     "task_name": "set `task:`",
     "task_type": "set `task:`",
-    "group_by_length": "there is nothing to set: train.train_batch_size is cut into micro-batches for you",
+    "group_by_length": "set train.train_sampling_strategy: group_by_length",
     "fp32": "set train.mixed_precision: no",
 }
 """Name elsewhere -> what to do here, where it is not one setting of another name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,8 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     Exit codes: 0 finished, 2 a mistake in the configuration or the data, 143 or 130 stopped by a signal after saving.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # what libraries will rename in their next version is no news for the person at the terminal
+    warnings.filterwarnings("ignore", category=FutureWarning)
     given = list(sys.argv[1:] if arguments is None else arguments)
     dry_run = "--dry_run" in given or "--dry-run" in given
     given = [argument for argument in given if argument not in ("--dry_run", "--dry-run")]
@@ -123,7 +126,8 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
         say(f"graft {name}: {error}")
         code = USER_ERROR
     except Stopped as stopped:
-        say(f"stopped and saved; the same command continues the run: graft {name} {source or ''} {' '.join(given)}".rstrip())
+        again = " ".join(["graft", name, *([source] if source else []), *given])
+        say(f"stopped and saved; the same command continues the run: {again}")
         code = stopped.exit_code
     sys.exit(code)
 

@@ -46,7 +46,10 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
     temporary.mkdir(parents=True)
     try:
         for stem, named in tensors.items():
-            save_file({key: value.detach().contiguous().cpu() for key, value in named.items()}, temporary / f"{stem}.safetensors")
+            save_file(
+                {key: value.detach().contiguous().cpu() for key, value in named.items()},
+                temporary / f"{stem}.safetensors",
+            )
         (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
         files = {path.name: _publishable(path) for path in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps({"format_version": 1, "step": step, "files": files}, indent=1))
@@ -159,7 +162,9 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     own = model_tensors(model)
     unknown = [key for key in tensors if key not in own or own[key].shape != tensors[key].shape]
     if unknown:
-        raise DataError(f"the checkpoint holds tensors this model has not, or of another shape: {', '.join(unknown[:8])}")
+        raise DataError(
+            f"the checkpoint has tensors that are not this model's, or other shapes: {', '.join(unknown[:8])}"
+        )
     with torch.no_grad():
         for key, value in tensors.items():
             own[key].copy_(value)
@@ -186,7 +191,9 @@ def restore_optimizer(model: nn.Module, optimizer: optim.Optimizer, tensors: Map
     flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     unknown = by_name.keys() - {names[id(parameter)] for parameter in flat}
     if unknown:
-        raise DataError(f"the checkpoint has optimizer state for parameters that do not move here: {sorted(unknown)[:8]}")
+        raise DataError(
+            f"the checkpoint has optimizer state of parameters that stand still here: {sorted(unknown)[:8]}"
+        )
     state = optimizer.state_dict()
     state["state"] = {
         index: by_name[names[id(parameter)]] for index, parameter in enumerate(flat) if names[id(parameter)] in by_name

@@ -1,4 +1,4 @@
-"""The plan of a run without running it: what moves, what it needs, what it writes, and two rows as the model sees them."""
+"""The plan of a run without running it: what moves, what it needs and writes, two rows as the model sees them."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ def _sizes(prepared: Prepared, console: Console) -> None:
     console.print(f"[bold]plan[/bold]  {config.task.name} -> {config.output_dir}")
     console.print(f"parameters   {total:,}, of which {trainable:,} move ({100 * trainable / total:.2f} %)")
     console.print(
-        f"steps        {steps:,} of {config.train.train_batch_size} rows ({steps / per_epoch:.2f} epochs of {rows:,} rows), "
-        f"about {tokens:,.0f} tokens"
+        f"steps        {steps:,} of {config.train.train_batch_size} rows ({steps / per_epoch:.2f} epochs of {rows:,} "
+        f"rows), about {tokens:,.0f} tokens"
     )
     console.print(
-        f"hardware     {accelerator.num_processes} process(es) on {accelerator.device.type}, mixed precision {accelerator.mixed_precision}"
+        f"hardware     {accelerator.num_processes} process(es) on {accelerator.device.type}, "
+        f"mixed precision {accelerator.mixed_precision}"
     )
 
 
@@ -56,8 +57,8 @@ def _movement(prepared: Prepared, console: Console) -> None:
     table = Table("tensors", "parameters", "learning rate", "weight decay", "rule", box=None, title_justify="left")
     rate = prepared.config.optim.learning_rate
     for (multiplier, decay, reasons), sizes in groups.items():
-        moves = f"{rate * multiplier:.3g}" if multiplier else "frozen"
-        table.add_row(str(len(sizes)), f"{sum(sizes):,}", moves, f"{decay:g}" if multiplier else "", ", ".join(reasons) or "all")
+        moves, shrinks = (f"{rate * multiplier:.3g}", f"{decay:g}") if multiplier else ("frozen", "")
+        table.add_row(str(len(sizes)), f"{sum(sizes):,}", moves, shrinks, ", ".join(reasons) or "all")
     console.print(table)
 
 
@@ -92,7 +93,16 @@ def _data(prepared: Prepared, console: Console) -> None:
 
 
 def _files(prepared: Prepared, console: Console) -> None:
-    names = ("config.yaml", "manifest.json", "metrics.jsonl", "results.json", "checkpoints/", "model/", "curves.png", "README.md")
+    names = [
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "results.json",
+        "checkpoints/",
+        "model/",
+        "curves.png",
+        "README.md",
+    ]
     folder = Path(prepared.config.output_dir)
     console.print(f"will write   {', '.join(str(folder / name) for name in names)}")
 
@@ -109,7 +119,8 @@ def _samples(prepared: Prepared, console: Console) -> None:
         for position in range(length):
             piece = task.tokenizer.convert_ids_to_tokens(int(batch["input_ids"][row, position]))
             learned = bool(trained[row, position])
-            text.append(f"[{piece}]" if learned and not console.is_terminal else piece, style="bold green" if learned else "dim")
+            piece = f"[{piece}]" if learned and not console.is_terminal else piece
+            text.append(piece, style="bold green" if learned else "dim")
         if "label" in prepared.splits["train"].column_names:
             text.append(f"  -> {prepared.splits['train'][int(rows[row])]['label']}", style="bold green")
         console.print(text)

@@ -1,4 +1,4 @@
-"""What goes wrong for a user: what, where, what was expected and how to fix it. The command line exits with 2 on these."""
+"""What goes wrong for a user: what, where, what was expected and how to fix it (the command line exits with 2)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Section
 from pipeline.data.batching import draws
-from pipeline.errors import ConfigError, nearest
+from pipeline.errors import ConfigError
 from pipeline.tasks.base import Task
 
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
@@ -39,7 +39,7 @@ class EvalConfig(Section):
     """Save the best evaluated weights rather than the last ones."""
 
     def better(self, metric: str, new: float, old: float | None) -> bool:
-        """Whether a value improves on the best so far; a value that is not finite never does, a tie keeps the earlier."""
+        """Whether a value improves on the best so far; what is not finite never does, a tie keeps the old one."""
         if not math.isfinite(new):
             return False
         return old is None or (new > old if self.is_greater_better(metric) else new < old)
@@ -128,8 +128,6 @@ def _compute(name: str, metric: Any, columns: dict[str, np.ndarray]) -> dict[str
     features = metric.features[0] if isinstance(metric.features, list) else metric.features
     missing = [key for key in features if key not in columns]
     if missing:
-        raise ConfigError(
-            f"eval.metrics: {name} needs {', '.join(features)}, and this task gives {', '.join(columns)}; {nearest(name, [])}"
-        )
+        raise ConfigError(f"eval.metrics: {name} needs {', '.join(features)}, and this task gives {', '.join(columns)}")
     result = metric.compute(**{key: columns[key] for key in features})
     return {key: float(value) for key, value in result.items() if isinstance(value, (int, float, np.number))}

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pipeline.checkpoint import umask
+from pipeline.models.load import quiet
 from pipeline.tasks import Task
 
 TOLERANCE = 1e-4
@@ -28,13 +29,14 @@ def save_model(model: nn.Module, tokenizer: Any, folder: Path, accelerator: Acce
         return
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    if is_adapter(plain):
-        # "auto" would ask the hub whether the vocabulary was resized; embeddings are never resized here
-        plain.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
-        plain.get_base_model().config.save_pretrained(temporary)
-    else:
-        plain.save_pretrained(temporary, state_dict=weights)
-    tokenizer.save_pretrained(temporary)
+    with quiet():
+        if is_adapter(plain):
+            # "auto" would ask the hub whether the vocabulary was resized; embeddings are never resized here
+            plain.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
+            plain.get_base_model().config.save_pretrained(temporary)
+        else:
+            plain.save_pretrained(temporary, state_dict=weights)
+        tokenizer.save_pretrained(temporary)
     for path in temporary.iterdir():
         path.chmod(0o666 & ~umask())  # safetensors writes files that only their owner can read
     shutil.rmtree(folder, ignore_errors=True)
@@ -64,7 +66,8 @@ def check_reload(
     else:
         import transformers
 
-        again = getattr(transformers, task.model_class).from_pretrained(folder, dtype=torch.float32)
+        with quiet():
+            again = getattr(transformers, task.model_class).from_pretrained(folder, dtype=torch.float32)
     ours, theirs = _logits(model, task, batch), _logits(again.to(device), task, batch)
     worst = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
     if not worst <= TOLERANCE * max(1.0, float(ours.abs().max())):

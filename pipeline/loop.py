@@ -176,8 +176,10 @@ def _step(training: Training, rows: np.ndarray, epoch: int) -> tuple[float, int,
         rows, training.lengths, world_size=accelerator.num_processes, micro_batch_size=training.micro_batch_size
     )
     mine = shares[accelerator.process_index]
-    batches = [collate(training.task, training.dataset, part.rows, seed=training.config.seed, epoch=epoch) for part in mine]
-    terms = int(_total(training, sum(training.task.terms(b) for b, part in zip(batches, mine, strict=True) if part.counts)))
+    task, seed = training.task, training.config.seed
+    batches = [collate(task, training.dataset, part.rows, seed=seed, epoch=epoch) for part in mine]
+    own = sum(task.terms(batch) for batch, part in zip(batches, mine, strict=True) if part.counts)
+    terms = int(_total(training, own))
     for strategy in training.strategies:
         strategy.at_step(model, state.step)
     loss = _backward(training, batches, mine, max(1, terms))
@@ -233,9 +235,9 @@ def _skip(training: Training, rows: np.ndarray, loss: float, norm: float) -> Non
     recent = state.skipped[-MOST_SKIPS_IN_A_ROW:]
     if recent == list(range(state.step - MOST_SKIPS_IN_A_ROW + 1, state.step + 1)):
         raise UserError(
-            f"step {state.step}: the loss was {loss} and the gradient norm {norm} in {MOST_SKIPS_IN_A_ROW} steps in a row "
-            f"(last training rows: {ids}, ...); the weights were left as they were before. "
-            "A lower optim.learning_rate, longer optim.warmup_steps or mixed_precision: no usually helps"
+            f"step {state.step}: the loss was {loss} and the gradient norm {norm}, {MOST_SKIPS_IN_A_ROW} steps in a "
+            f"row (last training rows: {ids}, ...); the weights were left as they were before. A lower "
+            "optim.learning_rate, longer optim.warmup_steps or mixed_precision: no usually helps"
         )
 
 

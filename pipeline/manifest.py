@@ -17,15 +17,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from pipeline import __version__
-
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "safetensors", "tokenizers", "numpy")
 
 
 def describe_run(accelerator: Accelerator) -> dict[str, Any]:
     """Versions, hardware and code of this process."""
     return {
-        "graft_version": __version__,
+        "graft_version": version("graft-pipeline"),
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),

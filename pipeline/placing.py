@@ -96,7 +96,8 @@ class Tree:
 
     def __init__(self, layout: Layout, section_of: SectionOf | None = None, root: Keys = ()):
         self.layout = layout
-        self.section_of = section_of if EXTENSIONS in layout.model.model_fields else None
+        self.extensible = EXTENSIONS in layout.model.model_fields
+        self.section_of = section_of if self.extensible else None
         self.root = root
         self.values: dict[str, Any] = {}
         self.origins: dict[Keys, tuple[Source, Keys]] = {}
@@ -109,7 +110,7 @@ class Tree:
         self.origins.setdefault((), (source, ()))
         for key, value in values.items():
             keys = split(str(key))
-            if keys == (EXTENSIONS,) and self.section_of and isinstance(value, Mapping):
+            if keys == (EXTENSIONS,) and self.extensible and isinstance(value, Mapping):
                 for name, section in value.items():
                     self.place((str(name),), section, source, (EXTENSIONS, str(name)))
             else:

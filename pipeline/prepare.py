@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from pipeline import models
+from pipeline.accelerator import make_accelerator
 from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
 from pipeline.errors import ConfigError, DataError
-from pipeline.launch import make_accelerator
 from pipeline.models.limit import length_limit
 from pipeline.optim import Movement, apply, movements
 from pipeline.settings import check, make_task, start_of, strategies_of
@@ -90,7 +90,9 @@ def whole_model(config: Any, task: Task) -> nn.Module:
     return adapt(start_model(config, task), config, task)
 
 
-def prepare(config: Any, *, build_model: BuildModel = whole_model, datasets: Mapping[str, Any] | None = None) -> Prepared:
+def prepare(
+    config: Any, *, build_model: BuildModel = whole_model, datasets: Mapping[str, Any] | None = None
+) -> Prepared:
     """Check, read, encode and build, cheap things first. Raises ConfigError or DataError with all problems found."""
     data = config.data
     sources = (data.validation_file, data.dataset_validation_split, data.validation_split_fraction)
@@ -103,6 +105,8 @@ def prepare(config: Any, *, build_model: BuildModel = whole_model, datasets: Map
     )
     task = make_task(config)
     rows = load_splits(data, task.columns(), datasets=datasets)
+    if "train" not in rows:
+        raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
     task.read_labels(rows, models.checkpoint_labels(config.model))
     tokenizer = models.load_tokenizer(config.model)
     task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
@@ -125,7 +129,7 @@ def _max_length(config: Any, tokenizer: Any) -> int:
     limit = length_limit(config.model, tokenizer)
     asked = config.data.max_length
     if limit is not None and asked is not None and asked > limit:
-        raise ConfigError(f"data.max_length: {asked} is more than the {limit} positions this model has; give at most {limit}")
+        raise ConfigError(f"data.max_length: {asked} is more than this model's {limit} positions; give at most {limit}")
     return asked or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
 
 
@@ -166,7 +170,7 @@ def _refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
             shown = ", ".join(str(int(row) + 1) for row in rows[:10])
             problems.append(
                 f"{split}: {len(rows)} of {len(features)} rows hold nothing to learn from within data.max_length "
-                f"{task.max_length} (row {shown}{', ...' if len(rows) > 10 else ''}); raise data.max_length or leave them out"
+                f"{task.max_length} (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
             )
     if problems:
         raise DataError(problems)

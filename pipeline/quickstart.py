@@ -60,7 +60,9 @@ def quickstart(output_dir: Path = Path("runs/quickstart"), *, seed: int = 0, ste
 
     start = {"config": LLAMA, "tokenizer_name_or_path": str(tokenizer)}
     text = {"train_file": str(paths["pretrain_train"]), "validation_file": str(paths["pretrain_validation"])}
-    pretrained = _step(console, output_dir, "pretrain", {"model": start, "data": {**text, "max_length": 128}}, scaled(PRETRAINING))
+    pretrained = _step(
+        console, output_dir, "pretrain", {"model": start, "data": {**text, "max_length": 128}}, scaled(PRETRAINING)
+    )
     pairs = {
         "train_file": str(paths["docstrings_train"]),
         "validation_file": str(paths["docstrings_validation"]),
@@ -91,7 +93,9 @@ def _step(console: Console, output_dir: Path, name: str, parts: dict[str, Any], 
     console.print(f"\n[bold]{name}[/bold]: {settings['max_steps']} steps ({recipe})")
     evaluation = {"eval_steps": max(1, settings["max_steps"] // 5)}
     tracking = {"output_dir": str(output_dir / name), "logging_steps": 50, "save_steps": 10**6}
-    return run_recipe(recipe, {"task": "causal_lm", **parts}, {**settings, **evaluation, **tracking})
+    return run_recipe(
+        recipe, {"task": {"name": "causal_lm", "separator": ""}, **parts}, {**settings, **evaluation, **tracking}
+    )
 
 
 def samples(runs: Mapping[str, Run], corpus: StdlibCorpus) -> list[dict[str, Any]]:
@@ -102,7 +106,7 @@ def samples(runs: Mapping[str, Run], corpus: StdlibCorpus) -> list[dict[str, Any
         {
             "prompt": signature,
             "reference": docstring,
-            "outputs": {name: write(run, signature + "\n") for name, run in runs.items()},
+            "outputs": {name: write(run, signature) for name, run in runs.items()},
         }
         for signature, docstring in chosen
     ]

@@ -52,8 +52,10 @@ def find_start(folder: Path, config: Any) -> Path | None:
     if wanted != "auto":
         path = Path(wanted)
         if not path.is_dir():
-            raise ConfigError(f"checkpoint.resume: {wanted} is no folder; expected auto, never, or a checkpoint such as "
-                              f"{folder}/checkpoints/step-000100")  # fmt: skip
+            raise ConfigError(
+                f"checkpoint.resume: {wanted} is no folder; expected auto, never, or a checkpoint such as "
+                f"{folder}/checkpoints/step-000100"
+            )
         return path
     good, refused = checkpoint.newest_good(folder / "checkpoints")
     if refused and good is None:
@@ -83,7 +85,7 @@ def refuse_other_run(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any
     if keys:
         raise ConfigError(
             [
-                *(f"{key}: {json.dumps(saved.get(key))} in the checkpoint, {json.dumps(now.get(key))} now" for key in keys),
+                *(f"{key}: {json.dumps(saved.get(key))} there, {json.dumps(now.get(key))} now" for key in keys),
                 f"{path}: belongs to a run with other settings; choose another output_dir, or start again with "
                 "--checkpoint.resume never (the earlier run is moved aside)",
             ]

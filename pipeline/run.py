@@ -53,7 +53,8 @@ class Run:
         moved = self.results["parameters"]
         return (
             f"Run({self.results['name']}: {self.results['task']}, {self.results['steps']} steps, "
-            f"{moved['trainable']:,} of {moved['total']:,} parameters trained; {numbers or 'no evaluation'}; {self.output_dir})"
+            f"{moved['trainable']:,} of {moved['total']:,} parameters trained; {numbers or 'no evaluation'}; "
+            f"{self.output_dir})"
         )
 
     def _repr_html_(self) -> str:
@@ -97,7 +98,9 @@ class Work:
         self.parameters = count_parameters(prepared.model)
         optimizer = make_optimizer(prepared.model, prepared.movements, config.optim)
         self.model, self.optimizer = self.accelerator.prepare(prepared.model, optimizer)
-        self.metrics = load_metrics([*prepared.task.metrics(), *config.eval.metrics]) if len(prepared.splits) > 1 else {}
+        self.metrics = (
+            load_metrics([*prepared.task.metrics(), *config.eval.metrics]) if len(prepared.splits) > 1 else {}
+        )
         rows = len(prepared.splits["train"])
         self.total_steps = total_steps(config.train, rows)
         self.steps_per_epoch = steps_per_epoch(rows, config.train.train_batch_size)
@@ -160,7 +163,9 @@ class Work:
         size, seed = self.training.micro_batch_size, self.prepared.config.train.seed
         for strategy in self.prepared.strategies.values():
             chunks = (np.arange(first, min(first + size, len(dataset))) for first in range(0, len(dataset), size))
-            batches = (to_device(collate(task, dataset, rows, seed=seed, epoch=0), self.accelerator.device) for rows in chunks)
+            batches = (
+                to_device(collate(task, dataset, rows, seed=seed, epoch=0), self.accelerator.device) for rows in chunks
+            )
             strategy.start(self.model, task, batches)
 
     def evaluate(self, split: str, step: int) -> dict[str, float]:
@@ -179,7 +184,9 @@ class Work:
         )
         self.evaluation_seconds += time.monotonic() - began
         epoch = round(step / self.steps_per_epoch, 4)
-        self.log.event({"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found, "num_samples": len(dataset)})
+        self.log.event(
+            {"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found, "num_samples": len(dataset)}
+        )
         return found
 
     def save(self, state: TrainState) -> None:
@@ -259,7 +266,13 @@ class Work:
             split = self.prepared.splits.get("validation", self.prepared.splits["train"])
             rows = np.arange(min(ROWS_TO_COMPARE, len(split)))
             batch = to_device(collate(self.prepared.task, split, rows, seed=0, epoch=0), self.accelerator.device)
-            check_reload(plain, self.folder / "model", self.prepared.task, batch, partial(start_model, self.prepared.config, self.prepared.task))
+            check_reload(
+                plain,
+                self.folder / "model",
+                self.prepared.task,
+                batch,
+                partial(start_model, self.prepared.config, self.prepared.task),
+            )
         return plain
 
     def write_manifest(self, status: str) -> None:
@@ -283,5 +296,7 @@ def _described(prepared: Prepared) -> dict[str, Any]:
     """Model and data of the manifest; a local folder by its name alone."""
     name = prepared.config.model.model_name_or_path
     shown = Path(name).name if name and Path(name).exists() else name
-    data = {split: {"rows": len(rows), "fingerprint": prepared.fingerprints[split]} for split, rows in prepared.rows.items()}
+    data = {
+        split: {"rows": len(rows), "fingerprint": prepared.fingerprints[split]} for split, rows in prepared.rows.items()
+    }
     return {"model": {"name": shown, "revision": prepared.config.model.revision}, "data": data}

@@ -100,7 +100,9 @@ def check(config: Any, *, has_validation: bool) -> None:
             if is_set:
                 found.append(f"model.{key}: draws random weights, and this run starts from a checkpoint; leave it out")
     elif model.tokenizer_name_or_path is None:
-        found.append("model.tokenizer_name_or_path: random weights come with no tokenizer; name one or a folder that has one")
+        found.append(
+            "model.tokenizer_name_or_path: random weights come with no tokenizer; name one or a folder that has one"
+        )
     if config.lora is not None and start_of(config) == "random":
         found.append("lora: adapters beside frozen random weights learn nothing useful; start from model_name_or_path")
     if not has_validation:

@@ -68,6 +68,15 @@ SCALARS = {
 for _name, (_pattern, _first) in SCALARS.items():
     Loader.add_implicit_resolver(TAG + _name, _pattern, _first)
     Dumper.add_implicit_resolver(TAG + _name, _pattern, _first)
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # PyYAML writes these line breaks as they are, and readers fold them into a space; between double quotes it escapes.
+    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar(TAG + "str", text, style=style)
+
+
+Dumper.add_representer(str, _represent_text)
 Dumper.add_representer(tuple, lambda dumper, data: dumper.represent_list(data))
 Dumper.add_multi_representer(PurePath, lambda dumper, data: dumper.represent_str(str(data)))
 Dumper.add_multi_representer(Enum, lambda dumper, data: dumper.represent_data(data.value))

@@ -14,8 +14,35 @@ from pipeline.strategies import STRATEGIES
 from pipeline.tasks import TASKS
 from tests.tiny import DECODERS, tiny_checkpoint
 
-WORDS = "the cat sat on a mat and looked at moon dog ran over green hill in rain good bad movies make people".split()
-ARCHITECTURES = {"AutoModelForCausalLM": "llama", "AutoModelForMaskedLM": "bert", "AutoModelForSequenceClassification": "bert"}
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "looked",
+    "at",
+    "moon",
+    "dog",
+    "ran",
+    "over",
+    "green",
+    "hill",
+    "in",
+    "rain",
+    "good",
+    "bad",
+    "movies",
+    "make",
+    "people",
+]
+ARCHITECTURES = {
+    "AutoModelForCausalLM": "llama",
+    "AutoModelForMaskedLM": "bert",
+    "AutoModelForSequenceClassification": "bert",
+}
 """A new model class of a new task takes the next line."""
 STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {"freeze": {"num_layers": 1}, "lora": {"r": 2, "lora_alpha": 4}}
 """Settings a strategy cannot do without; one that is not here runs with its defaults."""

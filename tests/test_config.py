@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from config_models import LoraSettings, Reader, Run, TaskSettings, extra
 from pipeline import aliases
 from pipeline.config import dump, json_schema, load, resolve
 from pipeline.errors import ConfigError
+from pipeline.placing import Layout
 
 
 @pytest.fixture
@@ -211,6 +213,7 @@ def test_user_strategies(read: Reader) -> None:
     Path("again.yaml").write_text(dump(config), encoding="utf-8")
     assert load(Run, "again.yaml", extra_section=extra) == config
     assert load(Run, config.model_dump(), extra_section=extra) == config
+    assert load(Run, Run(task="x").model_dump()) == Run(task="x")
     assert "cannot be given here" in str(pytest.raises(ConfigError, load, Run, {"task": "x", "a:b": {}}).value)
 
 
@@ -265,3 +268,17 @@ def test_json_schema_knows_sections_and_flat_keys() -> None:
 def test_aliases_are_never_both_renamed_and_explained() -> None:
     assert not aliases.RENAMED.keys() & aliases.INSTEAD.keys()
     assert not aliases.RENAMED.keys() & set(aliases.RENAMED.values())
+
+
+def test_aliases_name_settings_that_exist() -> None:
+    from pipeline.settings import RunConfig
+
+    layout = Layout(RunConfig)
+    settings = {f"{name}.{key}" for name, section in layout.sections.items() for key in section.model_fields}
+    settings |= {*layout.sections, *layout.plain}
+    assert set(aliases.RENAMED.values()) <= settings
+    named = set(re.findall(r"\b(?:model|data|optim|train|eval|checkpoint)\.\w+", " ".join(aliases.INSTEAD.values())))
+    assert named and named <= settings
+    # A name that is a setting here as well would never be explained.
+    top_level = {name for name in {*aliases.RENAMED, *aliases.INSTEAD} if "." not in name}
+    assert not [name for name in top_level if layout.owners(name) or name in settings]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -128,6 +128,7 @@ def test_a_changed_value_is_refused_with_its_place_or_means_the_same(key: tuple[
 
 
 @given(config=RUNS)
+@example(config=Run(output_dir="\x85", data=Data(label_names=["\u2028", "a\r\nb", "\ufeff", "NO", "1e-4", "0o7"])))
 @settings(max_examples=200)
 def test_dump_and_load_round_trip(config: Run) -> None:
     text = dump(config)

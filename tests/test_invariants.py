@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.accelerator import config_path
 from pipeline.api import read_config, run_recipe
 from pipeline.data.batching import micro_batches, plan
-from pipeline.launch import config_path
 from pipeline.lock import StopRequest
 from pipeline.loop import Stopped
 from pipeline.strategies import STRATEGIES
@@ -135,7 +135,9 @@ main(sys.argv[1], arguments=sys.argv[2:])
 """
 
 
-def on_two_processes(folder: Path, recipe: str, given: dict[str, Any], processes: int) -> subprocess.CompletedProcess[str]:
+def on_two_processes(
+    folder: Path, recipe: str, given: dict[str, Any], processes: int
+) -> subprocess.CompletedProcess[str]:
     """Run a recipe on synthetic rows through a real `accelerate launch`."""
     import yaml
 

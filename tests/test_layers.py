@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -13,14 +12,16 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     "__main__",
     "quickstart",
-    "pipeline api",
+    "pipeline",
+    "api",
     "reports hub",
     "run",
     "dry_run",
     "prepare resume",
     "settings",
     "loop",
-    "checkpoint evaluation tracking export manifest lock",
+    "export",
+    "checkpoint evaluation tracking manifest lock",
     "tasks strategies",
     "data models optim metrics",
     "launch",
@@ -35,12 +36,11 @@ LAYERS = [
 RANK = {part: rank for rank, line in enumerate(LAYERS) for part in line.split()}
 FILE_LINES, FUNCTION_LINES, LOOP_FUNCTION_LINES = 300, 60, 100
 BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-BANNED_CALLS = {"eval", "exec", "hasattr", "torch.load", "torch.save", "os.system", "yaml.load", "yaml.unsafe_load"}
+BANNED_CALLS = {"eval", "exec", "torch.load", "torch.save", "os.system", "yaml.load", "yaml.unsafe_load"}
 BANNED_OPTIONS = {"shell", "allow_pickle", "trust_remote_code"}
 GUESSES = {
     # getattr with a default and hasattr hide what a thing is; here it truly may be either.
-    "pipeline/models/init.py": (1, "transformers puts _is_hf_initialized only on the modules it has seen"),
-    "pipeline/wording.py": (2, "annotations are classes or typing's objects; only classes have a name"),
+    "pipeline/wording.py": (1, "annotations are classes or typing's objects; only classes have a name"),
     "pipeline/yaml_file.py": (1, "an OSError has strerror, a decoding error has not"),
 }
 """File -> (how many guesses it may hold, why)."""
@@ -93,6 +93,8 @@ def size_problems(path: str, source: str) -> list[str]:
     lines = source.count("\n")
     if lines > FILE_LINES:
         found.append(f"{path}: {lines} lines, at most {FILE_LINES}")
+    if path.startswith("tests/"):
+        return found
     limit = LOOP_FUNCTION_LINES if path == "pipeline/loop.py" else FUNCTION_LINES
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
@@ -103,11 +105,11 @@ def size_problems(path: str, source: str) -> list[str]:
 
 
 def style_problems(path: str, source: str) -> list[str]:
-    """A docstring on top that begins with one full line, annotations from the future, no classes of classes of classes."""
+    """A docstring on top that begins with one full line, and annotations from the future."""
     tree = ast.parse(source)
     docstring = ast.get_docstring(tree)
     found = [] if docstring and docstring.splitlines()[0].endswith(".") else [f"{path}: no one-line docstring on top"]
-    if len(tree.body) > 1 and path.startswith("pipeline/"):
+    if len(tree.body) > 1 and path.startswith("pipeline/") and not path.endswith("/__init__.py"):
         second = tree.body[1]
         if not (isinstance(second, ast.ImportFrom) and second.module == "__future__"):
             found.append(f"{path}: `from __future__ import annotations` is not first")
@@ -116,22 +118,29 @@ def style_problems(path: str, source: str) -> list[str]:
 
 def use_problems(path: str, source: str) -> list[str]:
     """Uses of what runs code from data or guesses at objects."""
-    found, guesses = [], []
+    found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "torch":
             found += [f"{path}:{node.lineno}: torch.{n.name}" for n in node.names if f"torch.{n.name}" in BANNED_CALLS]
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
-        if name == "hasattr" or (name == "getattr" and len(node.args) == 3):
-            guesses.append(f"{path}:{node.lineno}: {name} guesses")
-        elif name in BANNED_CALLS:
+        if name in BANNED_CALLS:
             found.append(f"{path}:{node.lineno}: {name}")
         for option in node.keywords:
             if option.arg in BANNED_OPTIONS and not (isinstance(option.value, ast.Constant) and not option.value.value):
                 found.append(f"{path}:{node.lineno}: {option.arg}={ast.unparse(option.value)}")
-    allowed = GUESSES.get(path, (0, ""))[0]
-    return found + guesses if len(guesses) > allowed else found
+    return found
+
+
+def guess_problems(path: str, source: str) -> list[str]:
+    """Questions to an object about what it has; a file of GUESSES must hold exactly as many as it says there."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [(node, ast.unparse(node.func)) for node in calls]
+    guesses = [(n, name) for n, name in names if name == "hasattr" or (name == "getattr" and len(n.args) == 3)]
+    found = [f"{path}:{node.lineno}: {name} guesses" for node, name in guesses]
+    expected = GUESSES.get(path, (0, ""))[0]
+    return [] if len(found) == expected else found or [f"{path}: holds no guess any more; take it out of GUESSES"]
 
 
 def sources(*folders: str) -> dict[str, str]:
@@ -147,9 +156,14 @@ TESTS = sources("tests")
 MODULES = {path.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in CODE}
 
 
+def none(problems: list[str]) -> None:
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
 def test_imports_go_down() -> None:
     assert len(CODE) > 30
-    assert not [problem for path, source in CODE.items() for problem in import_problems(path, source, MODULES)]
+    none([problem for path, source in CODE.items() for problem in import_problems(path, source, MODULES)])
 
 
 def test_every_layer_is_there() -> None:
@@ -173,26 +187,27 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 
 def test_sizes() -> None:
-    assert not [problem for path, source in {**CODE, **TESTS}.items() for problem in size_problems(path, source)]
+    none([problem for path, source in {**CODE, **TESTS}.items() for problem in size_problems(path, source)])
 
 
 def test_folders_are_flat() -> None:
     assert not [path for path in CODE if path.startswith("pipeline/") and path.count("/") > 2]
-    assert not [path for path in {**CODE, **TESTS} if not path.startswith("pipeline/") and path.count("/") > 1]
+    assert not [
+        path for path in {**CODE, **TESTS} if not path.startswith(("pipeline/", "benchmarks/")) and path.count("/") > 1
+    ]
 
 
 def test_style() -> None:
-    assert not [problem for path, source in {**CODE, **TESTS}.items() for problem in style_problems(path, source)]
+    none([problem for path, source in {**CODE, **TESTS}.items() for problem in style_problems(path, source)])
 
 
-def test_nothing_runs_code_from_data_or_guesses() -> None:
-    assert not [problem for path, source in CODE.items() for problem in use_problems(path, source)]
+def test_nothing_runs_code_from_data() -> None:
+    none([problem for path, source in CODE.items() for problem in use_problems(path, source)])
 
 
-def test_the_exceptions_are_still_needed() -> None:
-    for path, (count, _) in GUESSES.items():
-        names = [ast.unparse(node.func) for node in ast.walk(ast.parse(CODE[path])) if isinstance(node, ast.Call)]
-        assert Counter(names)["getattr"] + Counter(names)["hasattr"] >= count, path
+def test_nothing_guesses() -> None:
+    none([problem for path, source in CODE.items() for problem in guess_problems(path, source)])
+    assert set(GUESSES) <= set(CODE)
 
 
 @pytest.mark.parametrize(
@@ -225,13 +240,20 @@ def test_bad_imports_are_seen(path: str, source: str, problem: str) -> None:
         ("subprocess.run(command, shell=True)", "shell=True"),
         ("np.load(path, allow_pickle=flag)", "allow_pickle=flag"),
         ("f(trust_remote_code=True)", "trust_remote_code=True"),
-        ("hasattr(model, 'x')", "hasattr guesses"),
-        ("getattr(model, 'x', None)", "getattr guesses"),
     ],
 )
 def test_bad_uses_are_seen(source: str, problem: str) -> None:
     found = use_problems("pipeline/run.py", source)
     assert len(found) == 1 and problem in found[0]
+
+
+@pytest.mark.parametrize("source", ["hasattr(model, 'x')", "getattr(model, 'x', None)"])
+def test_guesses_are_seen(source: str) -> None:
+    assert "guesses" in guess_problems("pipeline/run.py", source)[0]
+    for path, (count, _) in GUESSES.items():
+        assert not guess_problems(path, f"{source}\n" * count)
+        assert len(guess_problems(path, f"{source}\n" * (count + 1))) == count + 1
+        assert "no guess any more" in guess_problems(path, "getattr(model, name)")[0]
 
 
 def test_good_uses_pass() -> None:

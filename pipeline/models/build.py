@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -63,7 +64,7 @@ def read_config(source: dict[str, Any] | str | None, tokenizer: Any) -> PreTrain
     place = source if Path(source).expanduser().is_file() else locate(source, what=KEY)
     try:
         model_config = AutoConfig.from_pretrained(Path(place).expanduser() if Path(place).exists() else place)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise ConfigError(f"{KEY}: {source} has no config of a known architecture ({str(error)[:200]})") from error
     if tokenizer is not None:
         # Weights are random, so rows for another tokenizer's ids would be dead weight.
@@ -86,7 +87,7 @@ def _from_settings(settings: dict[str, Any], tokenizer: Any) -> PreTrainedConfig
         settings = _token_settings(tokenizer, known=known) | settings
     try:
         return config_class(**settings)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConfigError(f"{KEY}: {' '.join(str(error).split())}") from error
 
 
@@ -95,7 +96,8 @@ def _token_settings(tokenizer: Any, *, known: Collection[str]) -> dict[str, Any]
     settings: dict[str, Any] = {"vocab_size": token_rows(tokenizer)}
     for kind in ("pad", "bos", "eos", "cls", "sep", "mask"):
         if (name := f"{kind}_token_id") in known:
-            settings[name] = tokenizer.convert_tokens_to_ids(tokenizer.special_tokens_map.get(f"{kind}_token"))
+            token = tokenizer.special_tokens_map.get(f"{kind}_token")
+            settings[name] = None if token is None else tokenizer.convert_tokens_to_ids(token)
     if "decoder_start_token_id" in known:
         start = settings.get("bos_token_id")
         settings["decoder_start_token_id"] = settings.get("pad_token_id") if start is None else start

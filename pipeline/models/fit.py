@@ -103,10 +103,9 @@ def fit_tokenizer(model: PreTrainedModel, tokenizer: Any, *, where: str) -> None
 def set_token_ids(config: Any, tokenizer: Any) -> None:
     """The pad id is the tokenizer's, since batches are padded with it; BOS and EOS are filled in where unset."""
     config.pad_token_id = tokenizer.pad_token_id
-    if config.bos_token_id is None:
-        config.bos_token_id = tokenizer.bos_token_id
-    if config.eos_token_id is None:
-        config.eos_token_id = tokenizer.eos_token_id
+    for name, value in (("bos_token_id", tokenizer.bos_token_id), ("eos_token_id", tokenizer.eos_token_id)):
+        if name in vars(config) and vars(config)[name] is None:
+            setattr(config, name, value)
 
 
 def position_limit(config: PreTrainedConfig) -> int | None:

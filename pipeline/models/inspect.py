@@ -53,16 +53,15 @@ def embedding_prefixes(model: nn.Module) -> list[str]:
     `bert.embeddings`, `model.embed_tokens`, `transformer.wte` and `transformer.wpe`, `vit.embeddings`.
     """
     blocks = tuple(f"{prefix}." for prefix in layer_prefixes(model))
-    inputs = model.get_input_embeddings()  # type: ignore[operator]
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
     found: list[str] = []
     for name, module in model.named_modules():
-        if not name or name.startswith(blocks) or not (isinstance(module, nn.Embedding) or module is inputs):
+        if not name or f"{name}.".startswith(blocks) or module is outputs:
             continue
-        parts = name.split(".")
-        ends = [end for end in range(1, len(parts)) if "embed" in parts[end - 1].lower()]
-        prefix = ".".join(parts[: ends[0]]) if ends else name
-        if prefix not in found:
-            found.append(prefix)
+        named = "embed" in name.rsplit(".", 1)[-1].lower() and any(True for _ in module.parameters())
+        embeds = named or isinstance(module, nn.Embedding) or module is inputs
+        if embeds and not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
     return found
 
 

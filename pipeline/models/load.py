@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils.peft_utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from pipeline.errors import ConfigError
 from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer
@@ -153,7 +154,7 @@ def _walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def read_config(place: str, config: ModelConfig) -> PreTrainedConfig:
     try:
         return transformers.AutoConfig.from_pretrained(place, revision=config.revision, trust_remote_code=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         if "custom code" in str(error):
             raise ConfigError(
                 f"{KEY}: {config.model_name_or_path} brings its own model code, which is never run here; "
@@ -167,7 +168,7 @@ def _load(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     # Without this, transformers asks a service on the hub to convert pickled weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
             return getattr(transformers, model_class).from_pretrained(
@@ -216,7 +217,7 @@ def _account_for(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' own loading report and progress bar off the screen: ours says the same in a sentence."""
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

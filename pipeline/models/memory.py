@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
@@ -25,8 +25,9 @@ def memory_estimate(
     sequence_length: int,
     mixed_precision: str = "no",
 ) -> dict[str, int]:
-    """Bytes (weights, gradients, optimizer, activations, total) that training `model` as it is now (what requires a gradient, trains) needs on one device.
+    """Bytes that training `model` needs on one device: weights, gradients, optimizer, activations and their total.
 
+    What requires a gradient now is what trains; a model under adapters is read as it is.
     With P parameters, T trainable ones, t = micro_batch_size * sequence_length tokens, hidden size h, feed-forward
     size f, a attention heads, s = sequence_length, V output tokens, c = 2 under bf16 or fp16 and 4 otherwise:
 
@@ -38,8 +39,9 @@ def memory_estimate(
     - for an output over the vocabulary 16tV: logits, their log-softmax and the gradients of both. A task that
       computes logits at labelled positions only needs less.
 
-    Measured on the CPU against peak resident memory (h 256, 8 x 256 tokens, AdamW), estimate / peak: Llama with 4 and 8
-    blocks 1.00 and 1.03, with V 8192 MM1, under bf16 1.05; BERT 0.98 and 1.01; GPT-2 1.00, with V 8192 MM2.
+    Measured on the CPU against peak resident memory (h 256, 8 x 256 tokens, AdamW), estimate / peak: Llama with 4
+    and 8 blocks 1.00 and 1.03, with V 8192 1.04, under bf16 1.05; BERT 0.98 and 1.01, under bf16 with V 8192 1.02;
+    GPT-2 1.00, with V 8192 1.02.
     An estimate, not a promise: allocators round up and fragment.
     """
     total, trainable = count_parameters(model)
@@ -49,7 +51,7 @@ def memory_estimate(
     hidden = int(config.hidden_size)
     blocks = _blocks_with_gradient(model)
     feed_forward = _feed_forward_elements(model) * (2 if mixed else 4)
-    attention = 12 * int(config.num_attention_heads) * sequence_length if _writes_attention(model) else 0
+    attention = 12 * _attention_heads(config) * sequence_length if _writes_attention(model) else 0
     activations = blocks * tokens * (40 * hidden + feed_forward + attention)
     if model.get_output_embeddings() is not None:  # type: ignore[operator]
         activations += 16 * tokens * int(config.vocab_size)
@@ -67,11 +69,7 @@ def free_memory() -> int:
     """
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
+    available = int(psutil.virtual_memory().available)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         available = min(available, max(0, int(text) - int(used.read_text())))
@@ -81,6 +79,11 @@ def free_memory() -> int:
 def _text_config(model: Any) -> PreTrainedConfig:
     config: PreTrainedConfig = model.config
     return config.get_text_config()
+
+
+def _attention_heads(config: PreTrainedConfig) -> int:
+    name = config.attribute_map.get("num_attention_heads", "num_attention_heads")
+    return int(vars(config).get(name) or 0)
 
 
 def _blocks_with_gradient(model: nn.Module) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config import Section
+
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
 class ModelConfig(Section):
@@ -27,5 +29,18 @@ class ModelConfig(Section):
     """Multiply the projections that write into the residual stream by 1/sqrt(2 * layers) (GPT-2, section 2.3)."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Set every dropout rate the architecture has; unset keeps the checkpoint's own."""
-    attn_implementation: str | None = None
-    """Attention kernel: `sdpa`, `eager`, `flash_attention_2`; unset lets transformers choose."""
+    attn_implementation: Attention | None = None
+    """Attention kernel; unset lets transformers choose. A kernel fetched from the hub is foreign code and refused."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.model_name_or_path is not None:
+            if self.config is not None:
+                raise ValueError(
+                    "model_name_or_path starts from a checkpoint, config from random weights; set one of them"
+                )
+            if self.init != "default" or self.depth_scaled:
+                raise ValueError("init and depth_scaled are for random weights (config), not for a checkpoint")
+        elif self.revision is not None:
+            raise ValueError("revision belongs to a hub id in model_name_or_path, which is not set")
+        return self

@@ -32,9 +32,7 @@ class Movement:
     reasons: tuple[str, ...]
 
 
-def movements(
-    model: nn.Module, rule_sets: Sequence[Sequence[Rule]], weight_decay: float
-) -> dict[str, Movement]:
+def movements(model: nn.Module, rule_sets: Sequence[Sequence[Rule]], weight_decay: float) -> dict[str, Movement]:
     """For every parameter name its movement.
 
     In each set the first rule that matches counts; the sets' multipliers multiply. Biases and normalization weights

@@ -85,7 +85,7 @@ def is_adapter(run: Run) -> bool:
 def base_model(run: Run) -> str | None:
     """The hub id of the model this one started from; None for a local folder and for random weights."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     model = run.manifest.get("model") or {}
     name = model.get("name")

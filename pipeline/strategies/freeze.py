@@ -36,7 +36,9 @@ class Freeze(Strategy):
         elif config.num_layers is not None:
             layers = layer_prefixes(model)
             if config.num_layers > len(layers):
-                raise ConfigError(f"freeze.num_layers: {config.num_layers} is more than this model's {len(layers)} layers")
+                raise ConfigError(
+                    f"freeze.num_layers: {config.num_layers} is more than this model's {len(layers)} layers"
+                )
             frozen = [*embedding_prefixes(model), *layers[: config.num_layers]]
             names = "|".join(re.escape(prefix) for prefix in frozen)
             rules.append(Rule(rf"(^|\.)({names})\.", 0.0, reason=f"freeze.num_layers {config.num_layers}"))

@@ -40,8 +40,12 @@ class LoRA(Strategy):
         config = self.config
         targets = config.target_modules or lora_target_modules(model)
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-        if isinstance(targets, list) and (missing := [name for name in targets if name.rsplit(".", 1)[-1] not in names]):
-            linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        if isinstance(targets, list) and (
+            missing := [name for name in targets if name.rsplit(".", 1)[-1] not in names]
+        ):
+            linear = {
+                name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)
+            }
             raise ConfigError(f"lora.target_modules: no module is named {missing}; linear layers are {sorted(linear)}")
         wrapped = get_peft_model(
             model,  # type: ignore[arg-type]

@@ -32,7 +32,9 @@ def text_only(data: DataConfig) -> list[str]:
     if isinstance(data.text_column, list):
         found.append(f"data.text_column: a language model reads one column, got {data.text_column}")
     if data.label_column or data.label_names:
-        found.append("data.label_column, data.label_names: a language model learns from the text itself; leave them out")
+        found.append(
+            "data.label_column, data.label_names: a language model learns from the text itself; leave them out"
+        )
     return found
 
 

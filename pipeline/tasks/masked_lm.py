@@ -42,7 +42,9 @@ class MaskedLM(Task):
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
         super().use_tokenizer(tokenizer, max_length)
         if tokenizer.mask_token_id is None:
-            raise ConfigError("task: masked_lm needs a tokenizer with a mask token, and this one has none; use causal_lm")
+            raise ConfigError(
+                "task: masked_lm needs a tokenizer with a mask token, and this one has none; use causal_lm"
+            )
         self.special = set(tokenizer.all_special_ids)
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
@@ -63,7 +65,8 @@ class MaskedLM(Task):
 
     def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
         rows, labels = zip(
-            *(self._masked(feature["input_ids"], draw) for feature, draw in zip(features, draws, strict=True)), strict=True
+            *(self._masked(feature["input_ids"], draw) for feature, draw in zip(features, draws, strict=True)),
+            strict=True,
         )
         return {
             "input_ids": pad(rows, self.tokenizer.pad_token_id),

@@ -56,7 +56,9 @@ class TextClassification(Task):
         if self.data.packing:
             found.append("data.packing: texts with labels cannot be joined into blocks; leave it out")
         if self.data.prompt_column or self.data.response_column:
-            found.append("data.prompt_column, data.response_column: text_classification reads text_column and label_column")
+            found.append(
+                "data.prompt_column, data.response_column: text_classification reads text_column and label_column"
+            )
         if self.config.problem_type == "regression" and self.data.label_names:
             found.append("data.label_names: a regression has numbers, no label names; leave it out")
         return found
