@@ -34,9 +34,8 @@ def validate(tree: Tree, model: type[M], values: dict[str, Any], root: Keys) -> 
     try:
         return model.model_validate(copy.deepcopy(values))
     except ValidationError as error:
-        told: set[Keys] = set()
         for entry in error.errors(include_url=False):
-            _explain(tree, model, values, dict(entry), root, told)
+            _explain(tree, model, values, dict(entry), root)
         return None
 
 
@@ -65,29 +64,23 @@ def _as_text(tree: Tree, value: Any, path: Keys) -> Any:
     return value if text is None else text
 
 
-def _explain(
-    tree: Tree, model: type[BaseModel], values: dict[str, Any], error: dict[str, Any], root: Keys, told: set[Keys]
-) -> None:
+def _explain(tree: Tree, model: type[BaseModel], values: dict[str, Any], error: dict[str, Any], root: Keys) -> None:
     """Note one of pydantic's errors in our words."""
     place = tuple(str(part) for part in error["loc"])
     field, owner, depth = _field_at(model, place)
     path = (*root, *place[:depth])
     kind, cause = error["type"], error.get("ctx", {}).get("error")
-    whole = field is None or section_type(field.annotation)[0] is not None
-    # A key that was refused may be the very one that is missing here.
-    follows = bool(tree.incomplete & {(), path[:1]})
-    if path in told:
-        return
-    told.add(path)
+    missing = kind == "missing" and depth == len(place)
+    of_section = field is None or (path != (OPAQUE,) and section_type(field.annotation)[0] is not None)
+    if (missing or (cause is not None and of_section)) and tree.incomplete & {(), path[:1]}:
+        return  # a key that was refused may be the very one that is missing here
     if isinstance(cause, ConfigError):
         for problem in cause.problems:
             _relocate(tree, problem, path)
-    elif kind == "missing" and field is not None and depth == len(place):
-        if not follows:
-            note(tree, path, f"missing; expected {expected(field)}")
+    elif missing and field is not None:
+        note(tree, path, f"missing; expected {expected(field)}")
     elif cause is not None:
-        if not (whole and follows):
-            note(tree, path, str(cause))
+        note(tree, path, str(cause))
     elif kind == "extra_forbidden":
         known = owner.model_fields if owner is not None else []
         note(tree, path, f"unknown key; {nearest(place[-1], known)}" if known else "unknown key")

@@ -144,5 +144,4 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
         definition.pop("required", None)
     dotted = f"^({'|'.join(layout.sections)})\\."
     schema["patternProperties"] = {dotted: {}, ":": {"type": ["object", "boolean", "null"]}}
-    schema["required"] = [name for name in schema.get("required", []) if name in layout.plain]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -51,11 +51,10 @@ class Layout:
 
     def unknown(self, key: str, section: str | None = None) -> str:
         """Why `key` is not known, and what was probably meant."""
-        elsewhere = self.owners(key)
-        if section is not None and elsewhere:
-            return f"unknown key; {key!r} belongs to the section {elsewhere[0]!r}"
         if foreign := foreign_name(key, section):
             return f"unknown key; {foreign}"
+        if section is not None and (elsewhere := self.owners(key)):
+            return f"unknown key; {key!r} belongs to the section {elsewhere[0]!r}"
         leaves = {leaf: name for name, part in reversed(self.sections.items()) for leaf in part.model_fields}
         if section is None:
             names = [name for name in self.plain if name != EXTENSIONS]

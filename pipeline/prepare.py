@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,17 @@ class Prepared:
     model: nn.Module
     strategies: dict[str, Strategy]
     movements: dict[str, Movement]
-    fingerprints: dict[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, str]
+
+    def describe(self) -> dict[str, Any]:
+        """Model and data for the manifest; a local folder by its last name alone."""
+        name = self.config.model.model_name_or_path
+        local = name is not None and Path(name).exists()
+        model = {"name": Path(name).name if local else name, "local": local, "revision": self.config.model.revision}
+        data = {
+            split: {"rows": len(rows), "fingerprint": self.fingerprints[split]} for split, rows in self.rows.items()
+        }
+        return {"model": model, "data": data}
 
 
 BuildModel = Callable[[Any, Task], nn.Module]
@@ -120,9 +131,16 @@ def prepare(
     )
     apply(model, found)
     if config.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        model.enable_input_require_grads()  # type: ignore[operator]
+        checkpoint_activations(model)
     return Prepared(config, accelerator, task, rows, splits, model, strategies, found, prints)
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Recompute activations in backward. Inputs must require a gradient, else a frozen first layer would cut it off."""
+    with warnings.catch_warnings():  # transformers 5 renames the method; the old name works from 5.3 on
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:

@@ -59,10 +59,13 @@ def quickstart(output_dir: Path = Path("runs/quickstart"), *, seed: int = 0, ste
         return {**common, **settings, "max_steps": max(1, round(settings["max_steps"] * steps_scale))}
 
     start = {"config": LLAMA, "tokenizer_name_or_path": str(tokenizer)}
-    text = {"train_file": str(paths["pretrain_train"]), "validation_file": str(paths["pretrain_validation"])}
-    pretrained = _step(
-        console, output_dir, "pretrain", {"model": start, "data": {**text, "max_length": 128}}, scaled(PRETRAINING)
-    )
+    text = {
+        "train_file": str(paths["pretrain_train"]),
+        "validation_file": str(paths["pretrain_validation"]),
+        "max_length": 128,
+        "max_eval_samples": 8,
+    }
+    pretrained = _step(console, output_dir, "pretrain", {"model": start, "data": text}, scaled(PRETRAINING))
     pairs = {
         "train_file": str(paths["docstrings_train"]),
         "validation_file": str(paths["docstrings_validation"]),

@@ -107,7 +107,7 @@ class Work:
         self.main_metric = config.eval.metric_for_best_model or prepared.task.main_metric
         self.log = RunLog(folder, self.accelerator, plain=config.tracking.disable_tqdm, total_steps=self.total_steps)
         self.training = self._training()
-        self.manifest = {**describe_run(self.accelerator), **_described(prepared)}
+        self.manifest = {**describe_run(self.accelerator), **prepared.describe()}
         self.earlier_cost: dict[str, float] = {}
         self.evaluation_seconds = 0.0
         self.began = time.monotonic()
@@ -254,6 +254,7 @@ class Work:
             "greater_is_better": config.eval.is_greater_better(self.main_metric),
             "metrics": metrics,
             "num_samples": {split: len(rows) for split, rows in self.prepared.splits.items()},
+            "label_names": list(self.prepared.task.model_kwargs().get("id2label", {}).values()),
         }
 
     def export(self) -> nn.Module:
@@ -290,13 +291,3 @@ class Work:
             "model_size_bytes": folder_size(self.folder / "model"),
         }
         write_json(self.folder / "manifest.json", {**self.manifest, "cost": cost, "status": status})
-
-
-def _described(prepared: Prepared) -> dict[str, Any]:
-    """Model and data of the manifest; a local folder by its name alone."""
-    name = prepared.config.model.model_name_or_path
-    shown = Path(name).name if name and Path(name).exists() else name
-    data = {
-        split: {"rows": len(rows), "fingerprint": prepared.fingerprints[split]} for split, rows in prepared.rows.items()
-    }
-    return {"model": {"name": shown, "revision": prepared.config.model.revision}, "data": data}

@@ -49,6 +49,10 @@ class WeightSettings(Section):
     weight: float = Field(default=1.0, gt=0)
 
 
+class ReplaySettings(Section):
+    train_file: str | None = None
+
+
 class OptimSettings(Section):
     name: str = "adamw"
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -74,6 +78,7 @@ class Run(Section):
     lora: LoraSettings | None = None
     l1: WeightSettings | None = None
     l2sp: WeightSettings | None = None
+    replay: ReplaySettings | None = None
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     extensions: dict[str, dict[str, Any]] = {}
@@ -82,6 +87,8 @@ class Run(Section):
     @field_validator("task", mode="before")
     @classmethod
     def task_settings(cls, value: Any) -> TaskSettings:
+        if not isinstance(value, str | dict):
+            raise ValueError(f"expected the name of a task, got {value!r}")
         return check_section(TaskSettings, {"name": value} if isinstance(value, str) else value, name="task")
 
 

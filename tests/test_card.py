@@ -45,14 +45,31 @@ def test_the_card_names_where_it_is_pushed(tmp_path: Path) -> None:
     assert "curves.png" not in text
 
 
-@pytest.mark.parametrize("name", ["./runs/x/model", "/home/me/model", "runs/a/model", "folder", None, "a'b\n---\nx: y"])
-def test_a_base_model_that_is_no_hub_id_stays_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [
+        ({"name": "acme/tiny", "revision": None}, "acme/tiny"),
+        ({"name": "bert-base-uncased", "revision": "a" * 40}, "bert-base-uncased"),
+        ({"name": "bert-base-uncased", "revision": None, "local": False}, "bert-base-uncased"),
+        ({"name": "model", "revision": None}, None),
+        ({"name": "acme/tiny", "revision": None, "local": True}, None),
+        ({"name": "runs/here", "revision": None}, None),
+        ({"name": "./runs/x/model", "revision": None}, None),
+        ({"name": "/home/me/model", "revision": None}, None),
+        ({"name": "a'b\n---\nx: y", "revision": "main"}, None),
+        ({"name": None, "revision": None}, None),
+        (None, None),
+    ],
+)
+def test_the_base_model_is_a_hub_id_or_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, base: str | None
 ) -> None:
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "runs" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    card = write_card(fake_run(tmp_path / "run", manifest={"model": {"name": name, "revision": None}}))
-    assert "base_model" not in front_matter(card) and "a local checkpoint" in card.read_text()
+    card = write_card(fake_run(tmp_path / "run", manifest={"model": model}))
+    assert front_matter(card).get("base_model") == base
+    assert "/home/me" not in card.read_text()
+    assert ("https://huggingface.co/" in card.read_text()) == (base is not None)
 
 
 def test_a_card_cannot_be_broken_by_what_it_holds(tmp_path: Path) -> None:

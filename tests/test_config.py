@@ -73,6 +73,7 @@ MISTAKES = {
     "lora: {learning_rat: 1}": "run.yaml:2: lora.learning_rat: unknown key; did you mean 'optim.learning_rate'?",
     "base_model: gpt2": "run.yaml:2: base_model: unknown key; its name here is 'model.model_name_or_path'",
     "lora: {rank: 4}": "run.yaml:2: lora.rank: unknown key; its name here is 'lora.r'",
+    "lora: {dropout: 0.1}": "run.yaml:2: lora.dropout: unknown key; its name here is 'lora.lora_dropout'",
     "bf16: true": "run.yaml:2: bf16: unknown key; set train.mixed_precision: bf16",
     "weight: 3": "run.yaml:2: weight: is in several sections; write l1.weight or l2sp.weight",
     "optim: sgd": "run.yaml:2: optim: expected a section (keys and values), got 'sgd'; write `optim: {name: sgd}`",
@@ -166,6 +167,8 @@ def test_a_missing_key(read: Reader) -> None:
     assert read.problem("seed: 1\n") == "run.yaml: task: missing; expected a value"
     assert read.problem("task: {}\n") == "run.yaml:1: task.name: missing; expected text"
     # The misspelt key may be the missing one: one message, not two.
+    assert len(read.problems("task: x\nmodel: {model_name_or_path: a, config: b, droput: 1}\n")) == 1
+    assert len(read.problems("task: 3\nlr: 1\n")) == 2
     assert read.problem("taks: x\n") == "run.yaml:1: taks: unknown key; did you mean 'task'?"
     with pytest.raises(ConfigError, match=r"^task: missing"):
         load(Run)
@@ -200,6 +203,8 @@ def test_one_entry_of_a_mapping_can_be_overridden(read: Reader) -> None:
     config = read(text, "--config.size", "16", "--model.config.depth.b", "2")
     assert config.model.config == {"size": 16, "depth": {"a": 1, "b": 2}}
     assert read("task: x\n", "--task.label_smoothing", "0.5").task == TaskSettings(name="x", label_smoothing=0.5)
+    replaced = read.problem("task.label_smoothing: 2\n", "--task", "{name: x, label_smoothing: 3}")
+    assert replaced.startswith("--task: expected a number")
     given = {"task": "x", "model": {"config": {"size": 1}}}
     load(Run, given, ["--model.config.size", "2"])
     assert given == {"task": "x", "model": {"config": {"size": 1}}}

@@ -172,6 +172,7 @@ def test_text_of_a_flag_arrives_unchanged(text: str) -> None:
         assert load(Run, None, [f"--text_column={text}"]).data.text_column == text
 
 
+@example(values={"a": "1e-4", "b": ["1e5", "0o7", "NO", "010", "2020-01-01", "~", "<<"], "c": 1e-300})
 @given(
     values=st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), LEAF | st.lists(LEAF, max_size=3), max_size=4)
 )

@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import DataError
 from pipeline.reports import compare, draw_curves
 from pipeline.reports.style import COLOURS, look, spread
 from tests.fake_run import HOSTILE, fake_run, four_ways, write
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def drawn(run: Path) -> bytes:
+    path = draw_curves(run)
+    assert path == run / "curves.png"
+    return path.read_bytes()
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -34,14 +39,14 @@ def test_figures_are_drawn_for_every_shape_of_run(tmp_path: Path) -> None:
     write(without / "metrics.jsonl", "\n".join(rows))
     sizes = []
     for run in [*shapes, without]:
-        image = draw_curves(run).read_bytes()
-        assert image.startswith(PNG) and image == draw_curves(run).read_bytes(), "the same run gives the same file"
+        image = drawn(run)
+        assert image.startswith(PNG) and image == drawn(run), "the same run gives the same file"
         sizes.append(int.from_bytes(image[16:20], "big"))
         compare([run], tmp_path / "out")
     assert len(sizes) == 5 and sizes[1] == 2 * sizes[0], "two panels where the main metric is not the loss"
     write(without / "metrics.jsonl", "")
-    with pytest.raises(DataError, match="nothing to draw"):
-        draw_curves(without)
+    (without / "curves.png").unlink()
+    assert draw_curves(without) is None and not (without / "curves.png").exists()
     assert compare([without, *shapes], tmp_path / "out").rows[0]["name"] == "train only"
 
 

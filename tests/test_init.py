@@ -23,7 +23,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return AutoTokenizer.from_pretrained(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-def build(model_type: str, tokenizer: Any, *, seed: int = 0, overrides: dict | None = None, **settings: Any) -> Any:
+def build(
+    model_type: str, tokenizer: Any, *, seed: int = 0, overrides: dict[str, Any] | None = None, **settings: Any
+) -> Any:
     model_class = "AutoModelForMaskedLM" if model_type in ENCODERS else "AutoModelForCausalLM"
     config = ModelConfig(config={**tiny_config(model_type), **(overrides or {})}, **settings)
     return from_config(config, model_class=model_class, model_kwargs={}, tokenizer=tokenizer, seed=seed)
@@ -116,7 +118,9 @@ def test_tied_head_follows_the_embedding(tokenizer: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("scheme", ["default", "lecun_normal"])
-def test_depth_scaling(scheme: str, model_type: str, outputs: tuple, others: tuple, tokenizer: Any) -> None:
+def test_depth_scaling(
+    scheme: str, model_type: str, outputs: tuple[str, ...], others: tuple[str, ...], tokenizer: Any
+) -> None:
     plain = matrices(build(model_type, tokenizer, init=scheme))
     scaled = matrices(build(model_type, tokenizer, init=scheme, depth_scaled=True))
     for name, weight in scaled.items():
@@ -161,7 +165,8 @@ def test_a_wider_head_moves_no_other_weight(scheme: str, tokenizer: Any) -> None
         )
         for labels in (2, 7)
     ]
-    for (name, one), two in zip(models[0].bert.named_parameters(), models[1].bert.parameters(), strict=True):
+    narrow, wide = (model.get_submodule("bert") for model in models)
+    for (name, one), two in zip(narrow.named_parameters(), wide.parameters(), strict=True):
         assert torch.equal(one, two), name
 
 

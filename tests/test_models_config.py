@@ -30,7 +30,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_tokenizer(ModelConfig(tokenizer_name_or_path=str(folder)))
 
 
-def build(config: dict | str, tokenizer: Any, *, model_class: str = CAUSAL, **settings: Any) -> Any:
+def build(config: dict[str, Any] | str, tokenizer: Any, *, model_class: str = CAUSAL, **settings: Any) -> Any:
     model_config = ModelConfig(config=config, **settings)
     return from_config(model_config, model_class=model_class, model_kwargs={}, tokenizer=tokenizer, seed=0)
 
@@ -75,7 +75,7 @@ def test_config_from_a_file_and_a_folder(tokenizer: Any, tmp_path: Path) -> None
         ({"model_type": "vit"}, ["vit has no AutoModelForCausalLM"]),
     ],
 )
-def test_configs_that_make_no_model(config: dict, messages: list[str], tokenizer: Any) -> None:
+def test_configs_that_make_no_model(config: dict[str, Any], messages: list[str], tokenizer: Any) -> None:
     with pytest.raises(ConfigError) as error:
         build(config, tokenizer)
     assert all(message in str(error.value) for message in messages), str(error.value)
@@ -123,7 +123,7 @@ def test_dropout_where_there_is_none(tokenizer: Any) -> None:
         {"trust_remote_code": True},
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict) -> None:
+def test_settings_that_do_not_go_together(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ModelConfig(**settings)
 

@@ -48,7 +48,7 @@ def load(folder: Path | str, model_class: str, *, new: str | None = None, seed: 
     )
 
 
-def build(config: dict | str, tokenizer: Any, *, model_class: str = CAUSAL, **settings: Any) -> Any:
+def build(config: dict[str, Any] | str, tokenizer: Any, *, model_class: str = CAUSAL, **settings: Any) -> Any:
     model_config = ModelConfig(config=config, **settings)
     return from_config(model_config, model_class=model_class, model_kwargs={}, tokenizer=tokenizer, seed=0)
 
@@ -197,7 +197,7 @@ def test_nothing_in_a_checkpoint_runs(copy: Path, tmp_path: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "is quantized"),
     ],
 )
-def test_config_fields_that_fetch_code(copy: Path, changes: dict, message: str) -> None:
+def test_config_fields_that_fetch_code(copy: Path, changes: dict[str, Any], message: str) -> None:
     edit_config(copy, **changes)
     with pytest.raises(ConfigError, match=message):
         load(copy, CAUSAL)

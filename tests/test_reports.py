@@ -86,6 +86,17 @@ def test_a_narrow_terminal_gets_two_tables_and_no_cut_number(tmp_path: Path) -> 
         assert all(cell.replace(" ", "\xa0") in narrow for cell in comparison.cells(row))
 
 
+def test_a_long_name_wraps_and_cuts_no_number(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run", seconds=4000)
+    comparison = compare({"a name much longer than any table has room for, [bold]x": run, "b": run}, tmp_path)
+    for width in (80, 120):
+        shown = printed(comparison, width)
+        assert max(map(len, shown.splitlines())) <= width and "…" not in shown
+        for row in comparison.rows:
+            assert all(cell.replace(" ", "\xa0") in shown for cell in comparison.cells(row)[1:])
+        assert {"perplexity", "trainable", "peak", "disk"} <= set(shown.split())
+
+
 def test_test_scores_are_preferred_when_every_run_has_them(tmp_path: Path) -> None:
     one, two = fake_run(tmp_path / "one", test=True), fake_run(tmp_path / "two", test=True)
     assert compare([one, two], tmp_path / "out").split == "test"

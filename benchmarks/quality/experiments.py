@@ -18,7 +18,7 @@ SST2 = {
         "max_length": 128,
     },
     **SHORT,
-    "num_train_epochs": 2,
+    "num_train_epochs": 1,
     "weight_decay": 0.01,
 }
 SST2_REFERENCE = "91.3 accuracy for this architecture after all 67k rows (xtremedistil model card); here 20k rows"
@@ -33,7 +33,7 @@ STSB = {
         "max_length": 128,
     },
     **SHORT,
-    "num_train_epochs": 3,
+    "num_train_epochs": 2,
 }
 MRPC = {
     "task": "text_classification",
@@ -45,7 +45,7 @@ MRPC = {
         "max_length": 128,
     },
     **SHORT,
-    "num_train_epochs": 3,
+    "num_train_epochs": 2,
 }
 SMALL_GPT = {
     "model_type": "gpt2",

@@ -83,7 +83,11 @@ def is_adapter(run: Run) -> bool:
 
 
 def base_model(run: Run) -> str | None:
-    """The hub id of the model this one started from; None for a local folder and for random weights."""
+    """The hub id of the model this one started from; None for a local folder and for random weights.
+
+    `model.local` of the manifest decides. Where it is absent, a bare name may be that of a folder, so it takes a
+    revision to be believed.
+    """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -95,7 +99,8 @@ def base_model(run: Run) -> str | None:
         validate_repo_id(name)
     except HFValidationError:
         return None
-    return name if model.get("revision") or not Path(name).exists() else None
+    local = model.get("local", not model.get("revision") and ("/" not in name or Path(name).exists()))
+    return None if local else name
 
 
 def front_matter(run: Run, hub_model_id: str | None) -> str:
@@ -147,7 +152,8 @@ def introduction(run: Run) -> str:
     if results.get("start") == "random":
         start = "random weights"
     else:
-        start = f"[{markdown(base)}](https://huggingface.co/{base})" if base else "a local checkpoint"
+        name = str((run.manifest.get("model") or {}).get("name") or "").rstrip("/").split("/")[-1]
+        start = f"[{markdown(base)}](https://huggingface.co/{base})" if base else f"the checkpoint {code(name)}"
     return (
         f"A {code(results['task'])} model made from {start} ({markdown(how)}): "
         f"{count(parameters.get('trainable'))} of {count(parameters.get('total'))} parameters "

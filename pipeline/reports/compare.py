@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import DataError
 from pipeline.reports.compare_figure import draw
 from pipeline.reports.read import Run, read_run
-from pipeline.reports.text import clean, count, duration, fenced, markdown, markdown_table, memory, number, percent
+from pipeline.reports.terminal import sample_text, show
+from pipeline.reports.text import count, duration, fenced, markdown, markdown_table, memory, number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 Sample = Mapping[str, Any]
 Row = dict[str, Any]
@@ -104,41 +104,7 @@ class Comparison:
 
     def print(self, console: Console | None = None) -> None:
         """The table (two, where one is too wide), what it says, notes and samples, on a terminal."""
-        from rich.console import Console
-        from rich.text import Text
-
-        console = console or Console()
-        console.print(Text("\n" + clean(self.title), style="bold"))
-        scores = 1 + len(self.metrics)
-        whole = self.table(range(len(self.header())))
-        if console.measure(whole, options=console.options.update(width=1000)).minimum <= console.width:
-            console.print(whole)
-        else:
-            console.print(self.table(range(scores)))
-            console.print(self.table([0, *range(scores, len(self.header()))]))
-        console.print(Text(clean(self.sentence()), style="bold"))
-        for note in self.notes:
-            console.print(Text(clean(f"Note: {note}"), style="yellow"))
-        for sample in self.samples:
-            console.print(Text("\n" + clean(sample_text(sample), keep_lines=True)))
-
-    def table(self, columns: Iterable[int]) -> Table:
-        """The given columns as a rich table whose numbers never wrap."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        columns, best = list(columns), self.best()
-        for index in columns:
-            name = Text(clean(self.header()[index]).replace("_", " "))
-            table.add_column(name, justify="right" if index else "left", no_wrap=not index)
-        for row in self.rows:
-            cells = [Text(clean(cell).replace(" ", "\u00a0")) for cell in self.cells(row)]
-            if row["name"] in best:
-                cells[1].stylize("bold green")
-            table.add_row(*[cells[index] for index in columns])
-        return table
+        show(self, console)
 
 
 def compare(
@@ -275,12 +241,3 @@ def differences(runs: Mapping[str, Run], split: str) -> list[str]:
 def unscored(runs: Mapping[str, Run], split: str, metric: str) -> list[str]:
     names = [name for name, run in runs.items() if run.scores(split)[metric] is None]
     return [f"No finite {metric} in {', '.join(names)}: left out of the figure."] if names else []
-
-
-def sample_text(sample: Sample) -> str:
-    """One sample as aligned lines: prompt, reference, then what each run made of it."""
-    entries = {"prompt": sample.get("prompt"), "reference": sample.get("reference"), **(sample.get("outputs") or {})}
-    entries = {clean(str(name)): str(text) for name, text in entries.items() if text is not None}
-    width = max(map(len, entries), default=0)
-    indent = "\n" + " " * (width + 2)
-    return "\n".join(f"{name:<{width}}  {text.strip().replace(chr(10), indent)}" for name, text in entries.items())

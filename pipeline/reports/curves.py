@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import DataError
 from pipeline.reports.read import Points, Run, read_run
 from pipeline.reports.style import COLOURS, SOFT, figure
 from pipeline.reports.text import number
@@ -16,10 +15,11 @@ if TYPE_CHECKING:
 TRAINING, VALIDATION = SOFT, COLOURS[0]
 
 
-def draw_curves(run_dir: str | Path) -> Path:
+def draw_curves(run_dir: str | Path) -> Path | None:
     """Loss (training and validation) and the validation main metric over steps; returns the path of `curves.png`.
 
-    Raises DataError when the folder is incomplete or nothing was logged.
+    None, and no file, for a run too short to have logged or evaluated anything. Raises DataError when the folder is
+    incomplete.
     """
     run = read_run(run_dir)
     metric = run.results["main_metric"]
@@ -28,9 +28,7 @@ def draw_curves(run_dir: str | Path) -> Path:
     if metric != "loss" and run.series("evaluate", metric)[0]:
         panels.append((([], []), run.series("evaluate", metric), metric))
     if not panels:
-        raise DataError(
-            f"{run.folder.name}/metrics.jsonl: no loss and no {metric} was logged; there is nothing to draw"
-        )
+        return None
     path = run.folder / "curves.png"
     width = 6.2 * len(panels)
     with figure(path, width=width, height=4.4, title=title(run), subtitle=subtitle(run)) as drawing:
@@ -62,7 +60,9 @@ def draw_panel(axes: Axes, training: Points, evaluated: Points, name: str, run: 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     if training[0]:
         axes.plot(*training, color=TRAINING, alpha=0.25, linewidth=1)
-        axes.plot(training[0], smooth(training[1]), color=TRAINING, label="training (smoothed)")
+        alone = {"marker": "o", "markersize": 5} if len(training[0]) == 1 else {}
+        label = "training" if alone else "training (smoothed)"
+        axes.plot(training[0], smooth(training[1]), color=TRAINING, label=label, **alone)  # type: ignore[arg-type]
     if evaluated[0]:
         marker = {"marker": "o", "markersize": 5} if len(evaluated[0]) <= 40 else {}
         axes.plot(*evaluated, color=VALIDATION, label="validation", **marker)  # type: ignore[arg-type]
@@ -107,5 +107,6 @@ def limits(values: list[float], focus: list[float]) -> tuple[float, float]:
     reach = max(settled) + 2 * max(max(settled) - min(values), 1e-3 * abs(low))
     if high - low > 1.6 * (reach - low):
         high = reach
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+    # Changes far below a hundredth of the value are no curve.
+    margin = max(0.06 * (high - low), 0.01 * max(abs(low), abs(high))) or 0.5
     return low - margin, high + margin
