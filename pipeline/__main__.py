@@ -33,6 +33,9 @@ def pretrain(*arguments: Rest, accelerate_config: Launcher = None, num_processes
     """Train a model from random weights.
 
     graft pretrain my.yaml --learning_rate 1e-3 --dry_run
+
+    Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan.
+    Every setting with its default: graft config show my.yaml
     """
     _launch("pretrain", arguments, accelerate_config, num_processes)
 
@@ -42,6 +45,9 @@ def finetune(*arguments: Rest, accelerate_config: Launcher = None, num_processes
     """Tune every weight of a checkpoint.
 
     graft finetune my.yaml --learning_rate 2e-5
+
+    Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan.
+    Every setting with its default: graft config show my.yaml
     """
     _launch("finetune", arguments, accelerate_config, num_processes)
 
@@ -51,6 +57,9 @@ def freeze(*arguments: Rest, accelerate_config: Launcher = None, num_processes: 
     """Tune a checkpoint whose early layers keep their weights.
 
     graft freeze my.yaml --freeze.num_layers 4
+
+    Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan.
+    Every setting with its default: graft config show my.yaml
     """
     _launch("freeze", arguments, accelerate_config, num_processes)
 
@@ -60,8 +69,20 @@ def lora(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Pr
     """Train low-rank adapters beside the frozen weights of a checkpoint.
 
     graft lora my.yaml --lora.r 8 --num_processes 2
+
+    Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan.
+    Every setting with its default: graft config show my.yaml
     """
     _launch("lora", arguments, accelerate_config, num_processes)
+
+
+@app.command
+def train(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Processes = None) -> None:
+    """Repeat a run from its config.yaml, or run any combination of start and strategies.
+
+    graft train runs/mine/config.yaml --output_dir runs/again
+    """
+    _launch("train", arguments, accelerate_config, num_processes)
 
 
 @app.command

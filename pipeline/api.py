@@ -30,7 +30,8 @@ USER_ERROR = 2
 class Recipe:
     """What a recipe is, apart from the others."""
 
-    start: Start
+    start: Start | None
+    """None: whatever the configuration says."""
     needs: str | None = None
     """The strategy section that makes it this recipe."""
     refuses: tuple[str, ...] = ()
@@ -41,16 +42,17 @@ RECIPES: dict[str, Recipe] = {
     "finetune": Recipe("checkpoint", refuses=("lora", "freeze")),
     "freeze": Recipe("checkpoint", needs="freeze", refuses=("lora",)),
     "lora": Recipe("checkpoint", needs="lora"),
+    "train": Recipe(None),
 }
 
 
 def read_config(name: str, source: Source, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Any:
     """The configuration of a recipe's run: defaults, then the YAML or mapping, then the overrides."""
-    config = load(RunConfig, source, overrides, extra_section=user_strategy)
+    config: Any = load(RunConfig, source, overrides, extra_section=user_strategy)
     recipe, problems = RECIPES[name], []
     if name == "lora" and config.lora is None:
         config = config.model_copy(update={"lora": STRATEGIES["lora"].Config()})
-    if start_of(config) != recipe.start and (config.model.config or config.model.model_name_or_path):
+    if recipe.start and start_of(config) != recipe.start and (config.model.config or config.model.model_name_or_path):
         wanted = {"random": "model.config (random weights)", "checkpoint": "model.model_name_or_path (a checkpoint)"}
         other = {"random": "finetune, freeze or lora", "checkpoint": "pretrain"}[recipe.start]
         problems.append(f"{name} starts from {wanted[recipe.start]}, and this configuration has the other; use {other}")

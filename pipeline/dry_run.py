@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.data.batching import steps_per_epoch
 from pipeline.evaluation import collate
-from pipeline.loop import steps_per_epoch, total_steps
+from pipeline.loop import total_steps
 from pipeline.models import count_parameters, free_memory, memory_estimate
 from pipeline.prepare import Prepared
 

@@ -62,7 +62,7 @@ def check_reload(
     if is_adapter(model):
         from peft import PeftModel
 
-        again: Any = PeftModel.from_pretrained(start_model(), str(folder))  # type: ignore[arg-type]
+        again: Any = PeftModel.from_pretrained(start_model(), str(folder))
     else:
         import transformers
 

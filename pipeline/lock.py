@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pipeline.errors import UserError
 
@@ -55,7 +56,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.parent = os.getppid()
-        self.previous = {}
+        self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
         try:

@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn, optim
 
 from pipeline.config import Section
-from pipeline.data.batching import MicroBatch, micro_batches, plan
-from pipeline.errors import UserError
+from pipeline.data.batching import MicroBatch, micro_batches, plan, steps_per_epoch
+from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation import EvalConfig, collate, to_device
 from pipeline.strategies import Strategy
 from pipeline.tasks import Task
@@ -105,11 +105,6 @@ class Stopped(Exception):
     """The run was asked to stop and has saved its state."""
 
     exit_code = 143
-
-
-def steps_per_epoch(num_rows: int, train_batch_size: int) -> int:
-    """Optimizer steps of one pass over the data; the last one may hold fewer rows."""
-    return -(-num_rows // train_batch_size)
 
 
 def total_steps(config: TrainConfig, num_rows: int) -> int:
@@ -269,7 +264,11 @@ def _evaluate(training: Training) -> bool:
     if training.evaluate is None or state.last_evaluated_step == state.step:
         return False
     results = training.evaluate(state.step)
-    value = results.get(training.main_metric, math.nan)
+    if training.main_metric not in results:
+        raise ConfigError(
+            f"eval.metric_for_best_model: {training.main_metric!r} was not reported; {', '.join(results)} were"
+        )
+    value = results[training.main_metric]
     state.last_evaluated_step, state.last_results = state.step, results
     if training.eval_config.better(training.main_metric, value, state.best_metric):
         state.best_metric, state.best_step, state.best_results = value, state.step, results

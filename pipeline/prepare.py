@@ -17,7 +17,7 @@ from torch import nn
 from pipeline import models
 from pipeline.accelerator import make_accelerator
 from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, nearest
 from pipeline.models.limit import length_limit
 from pipeline.optim import Movement, apply, movements
 from pipeline.settings import check, make_task, start_of, strategies_of
@@ -119,6 +119,7 @@ def prepare(
     if "train" not in rows:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
     task.read_labels(rows, models.checkpoint_labels(config.model))
+    check_best_metric(config, task)
     tokenizer = models.load_tokenizer(config.model)
     task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
     prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
@@ -133,6 +134,16 @@ def prepare(
     if config.train.gradient_checkpointing:
         checkpoint_activations(model)
     return Prepared(config, accelerator, task, rows, splits, model, strategies, found, prints)
+
+
+def check_best_metric(config: Any, task: Task) -> None:
+    """Refuse a metric_for_best_model that nothing will report; metrics of the user's own may report any name."""
+    wanted, known = config.eval.metric_for_best_model, ["loss", *task.metrics()]
+    if wanted is not None and wanted not in known and not config.eval.metrics:
+        raise ConfigError(
+            f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "
+            "(or add it to eval.metrics)"
+        )
 
 
 def checkpoint_activations(model: Any) -> None:

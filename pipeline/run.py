@@ -17,10 +17,11 @@ from torch import nn
 
 from pipeline import checkpoint
 from pipeline.config import dump
+from pipeline.data.batching import steps_per_epoch
 from pipeline.evaluation import collate, evaluate, load_metrics, to_device
 from pipeline.export import check_reload, save_model
 from pipeline.lock import StopRequest, only_writer
-from pipeline.loop import Stopped, Training, TrainState, fit, steps_per_epoch, total_steps
+from pipeline.loop import Stopped, Training, TrainState, fit, total_steps
 from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, restart_peak_memory, write_json
 from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier

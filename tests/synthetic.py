@@ -104,5 +104,6 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
     )  # fmt: skip
 
 
-RECIPE_OF = {None: "finetune", **{name: name if name in ("freeze", "lora") else "finetune" for name in STRATEGIES}}
+RECIPE_OF: dict[str | None, str] = {None: "finetune", **dict.fromkeys(STRATEGIES, "finetune")}
+RECIPE_OF |= {"freeze": "freeze", "lora": "lora"}
 __all__ = ["RECIPE_OF", "RunConfig", "checkpoint_for", "data_of", "rows", "settings"]

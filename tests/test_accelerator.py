@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -57,14 +58,14 @@ def test_two_runs_in_one_process_may_differ_in_precision(monkeypatch: pytest.Mon
 
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = SimpleNamespace(num_processes=1)
+    alone: Any = SimpleNamespace(num_processes=1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 2 but this process works alone"):
-        accelerator.check_world(alone)  # type: ignore[arg-type]
+        accelerator.check_world(alone)
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv(accelerator.EXPECTED, "4")
     with pytest.raises(ConfigError, match="you asked for 4 processes, the launcher started 1"):
-        accelerator.check_world(alone)  # type: ignore[arg-type]
+        accelerator.check_world(alone)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_models import LoraSettings, Reader, Run, TaskSettings, extra
 
 from pipeline import aliases
 from pipeline.config import dump, json_schema, load, resolve
 from pipeline.errors import ConfigError
 from pipeline.placing import Layout
+from tests.config_models import LoraSettings, Reader, Run, TaskSettings, extra
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -238,7 +239,12 @@ def test_the_machine_decides_without_a_configuration(
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: devices)
     seen: list[tuple[str, int]] = []
     read = launch.read_config
-    monkeypatch.setattr(launch, "read_config", lambda path: seen.append((path.name, 1)) or read(path))
+
+    def noticed(path: Path) -> Any:
+        seen.append((path.name, 1))
+        return read(path)
+
+    monkeypatch.setattr(launch, "read_config", noticed)
     monkeypatch.setattr(launch, "run_here", lambda *arguments: 0)
 
     def run_workers(script: Path, arguments: list[str], options: list[str], variables: dict[str, str]) -> int:

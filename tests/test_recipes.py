@@ -23,7 +23,7 @@ def recipe_of(path: Path) -> str:
 
 
 def test_there_are_configs_for_every_recipe() -> None:
-    assert len(CONFIGS) >= 7 and {recipe_of(path) for path in CONFIGS} == set(RECIPES)
+    assert len(CONFIGS) >= 7 and {recipe_of(path) for path in CONFIGS} == set(RECIPES) - {"train"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

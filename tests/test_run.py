@@ -81,8 +81,7 @@ def test_a_lost_head_is_noticed(encoder: Path, tmp_path: Path, monkeypatch: pyte
     from safetensors.torch import load_file, save_file
 
     import pipeline.run as module
-
-    save = module.save_model
+    from pipeline.export import save_model as save
 
     def careless(model: Any, tokenizer: Any, folder: Path, accelerator: Any) -> None:
         save(model, tokenizer, folder, accelerator)
@@ -115,8 +114,7 @@ def test_resolved_config_repeats_the_run(decoder: Path, tmp_path: Path) -> None:
 def test_best_model_is_the_one_saved(decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluations get worse after the second: its weights and its numbers are the ones kept."""
     import pipeline.run as module
-
-    evaluate = module.evaluate
+    from pipeline.evaluation import evaluate
 
     def worse_and_worse(*arguments: Any, **more: Any) -> dict[str, float]:
         worse_and_worse.calls += 1  # type: ignore[attr-defined]
@@ -159,7 +157,9 @@ def test_a_second_writer_is_refused(decoder: Path, tmp_path: Path) -> None:
         finetune(given, datasets=data_of(read_config("finetune", given)))
 
 
-def test_nan_is_written_as_it_is_and_never_reaches_the_weights(decoder: Path, tmp_path: Path) -> None:
+def test_nan_is_written_as_it_is_and_never_reaches_the_weights(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = settings("causal_lm", None, decoder, tmp_path / "run", max_steps=6)
     config = read_config("finetune", given)
     prepared = prepare(config, datasets=data_of(config))
@@ -169,10 +169,10 @@ def test_nan_is_written_as_it_is_and_never_reaches_the_weights(decoder: Path, tm
         value, logits = loss(model, batch)
         poisoned.calls += model.training  # type: ignore[attr-defined]
         bad = model.training and poisoned.calls in (2, 3)  # type: ignore[attr-defined]
-        return (value * float("nan") if bad else value), logits  # type: ignore[attr-defined]
+        return (value * float("nan") if bad else value), logits
 
     poisoned.calls = 0  # type: ignore[attr-defined]
-    prepared.task.loss = poisoned  # type: ignore[method-assign]
+    monkeypatch.setattr(prepared.task, "loss", poisoned)
     from pipeline.run import train
 
     run = train(prepared)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_models import Reader, Run
 
 from pipeline.config import load, read_yaml
 from pipeline.errors import ConfigError
+from tests.config_models import Reader, Run
 
 
 @pytest.fixture

@@ -38,6 +38,11 @@ def plan(
     return [batches[index] for index in random.permutation(len(batches))]
 
 
+def steps_per_epoch(num_rows: int, train_batch_size: int) -> int:
+    """Optimizer steps of one pass over the data; the last one may hold fewer rows."""
+    return -(-num_rows // train_batch_size)
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Rows that go through the model together on one process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -71,7 +72,7 @@ def apply(model: nn.Module, found: dict[str, Movement]) -> None:
         parameter.requires_grad_(found[name].multiplier != 0.0)
 
 
-def parameter_groups(model: nn.Module, found: dict[str, Movement], learning_rate: float) -> list[dict]:
+def parameter_groups(model: nn.Module, found: dict[str, Movement], learning_rate: float) -> list[dict[str, Any]]:
     """Optimizer groups, one per distinct (multiplier, decay), in the order of first appearance.
 
     Each group keeps `initial_lr`, which the schedule multiplies at every step.

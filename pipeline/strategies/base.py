@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -14,8 +14,8 @@ from pipeline.optim.rules import Rule
 class TaskView(Protocol):
     """All that a strategy knows of the task."""
 
-    model_class: Any
-    head_modules: Any
+    model_class: ClassVar[str]
+    head_modules: ClassVar[tuple[str, ...]]
 
     @property
     def new_parameters(self) -> str | None: ...

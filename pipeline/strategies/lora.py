@@ -48,10 +48,10 @@ class LoRA(Strategy):
             }
             raise ConfigError(f"lora.target_modules: no module is named {missing}; linear layers are {sorted(linear)}")
         wrapped = get_peft_model(
-            model,  # type: ignore[arg-type]
+            model,
             LoraConfig(
                 r=config.r,
-                lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+                lora_alpha=config.lora_alpha,
                 lora_dropout=config.lora_dropout,
                 target_modules=targets,
                 use_dora=config.use_dora,

@@ -69,7 +69,7 @@ class TextClassification(Task):
             "multi_label_classification": "labels",
             "regression": "number",
         }
-        return {**dict.fromkeys(self.text_columns, "text"), self.label_column: kinds[self.config.problem_type]}  # type: ignore[dict-item]
+        return {**dict.fromkeys(self.text_columns, "text"), self.label_column: kinds[self.config.problem_type]}
 
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
         if self.config.problem_type == "regression":
