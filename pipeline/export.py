@@ -62,7 +62,8 @@ def check_reload(
     if is_adapter(model):
         from peft import PeftModel
 
-        again: Any = PeftModel.from_pretrained(start_model(), str(folder))
+        with quiet():
+            again: Any = PeftModel.from_pretrained(start_model(), str(folder))
     else:
         import transformers
 

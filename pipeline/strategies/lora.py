@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.config import Section
 from pipeline.errors import ConfigError
 from pipeline.models.inspect import lora_target_modules
+from pipeline.models.load import quiet
 from pipeline.strategies.base import Strategy, TaskView
 
 TASK_TYPES = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSequenceClassification": "SEQ_CLS"}
@@ -47,20 +48,18 @@ class LoRA(Strategy):
                 name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)
             }
             raise ConfigError(f"lora.target_modules: no module is named {missing}; linear layers are {sorted(linear)}")
-        wrapped = get_peft_model(
-            model,
-            LoraConfig(
-                r=config.r,
-                lora_alpha=config.lora_alpha,
-                lora_dropout=config.lora_dropout,
-                target_modules=targets,
-                use_dora=config.use_dora,
-                use_rslora=config.use_rslora,
-                modules_to_save=head_modules(model, task) or None,
-                task_type=TASK_TYPES.get(task.model_class),
-            ),
+        settings = LoraConfig(
+            r=config.r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=targets,
+            use_dora=config.use_dora,
+            use_rslora=config.use_rslora,
+            modules_to_save=head_modules(model, task) or None,
+            task_type=TASK_TYPES.get(task.model_class),
         )
-        return wrapped
+        with quiet():
+            return get_peft_model(model, settings)
 
     def exported(self, model: nn.Module) -> nn.Module:
         return model.merge_and_unload() if self.config.merge else model  # type: ignore[operator]
