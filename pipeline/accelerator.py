@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, nearest
 EXPECTED = "GRAFT_EXPECTED_PROCESSES"
 """Environment variable: how many processes our own launcher starts in all."""
 PRECISIONS = ("auto", "no", "bf16", "fp16")
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -42,13 +43,28 @@ def make_accelerator(
         kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=timeout_seconds))],
     )
     check_world(accelerator)
+    refuse_sharding(accelerator)
     return accelerator
 
 
+def refuse_sharding(accelerator: Accelerator) -> None:
+    """Say no before anything is spent: saving and resuming sharded weights is not written yet."""
+    kind = accelerator.distributed_type.value
+    if kind in SHARDED:
+        raise ConfigError(
+            f"distributed_type {kind}: sharded training is not supported yet, since its checkpoints could not be "
+            "resumed; use multi_gpu (every process holds the whole model)"
+        )
+
+
 def available_device() -> torch.device:
-    """The accelerator of this machine unless ACCELERATE_USE_CPU turns it off, else the processor."""
+    """The accelerator of this machine unless ACCELERATE_USE_CPU turns it off, else the processor.
+
+    Apple's has no double precision, which sums and metrics are counted in: there the processor is used.
+    """
     found = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if found is None or parse_flag_from_env("ACCELERATE_USE_CPU") else found
+    unusable = found is None or found.type == "mps" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    return torch.device("cpu") if found is None or unusable else found
 
 
 def resolve_precision(asked: str, device: torch.device) -> str:

@@ -121,15 +121,17 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     code = 0
     try:
         if dry_run:
-            print_plan(prepare(read_config(name, source, given), build_model=build_model))
+            prepared = prepare(read_config(name, source, given), build_model=build_model)
+            if prepared.accelerator.is_main_process:
+                print_plan(prepared)
         else:
             say(_last_words(run_recipe(name, source, given, build_model=build_model)))
     except UserError as error:
         say(f"graft {name}: {error}")
         code = USER_ERROR
     except Stopped as stopped:
-        again = " ".join(["graft", name, *([source] if source else []), *given])
-        say(f"stopped and saved; the same command continues the run: {again}")
+        again = " ".join(["graft", name, *([source] if source else []), *given, "--checkpoint.resume auto"])
+        say(f"stopped and saved; to continue: {again}")
         code = stopped.exit_code
     sys.exit(code)
 

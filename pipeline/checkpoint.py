@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
     """Publish one checkpoint. `tensors`: file stem -> name -> tensor. Raises OSError when the disk does not take it."""
     final = folder / f"step-{step:06d}"
     temporary = folder / f".tmp-{final.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this process's number
     temporary.mkdir(parents=True)
     try:
         for stem, named in tensors.items():
@@ -148,6 +150,13 @@ def rotate(folder: Path, *, keep: int, pinned: Iterable[int | None]) -> None:
             shutil.rmtree(path)
     for leftover in folder.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def set_aside_later(folder: Path, step: int) -> None:
+    """A run that goes on from an earlier step leaves the later checkpoints behind, under a name that is never read."""
+    for path in steps(folder):
+        if int(path.name.removeprefix("step-")) > step:
+            path.rename(path.with_name(f"later-{path.name}-{time.time_ns()}"))
 
 
 def model_tensors(model: nn.Module, names: set[str] | None = None) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class EvalConfig(Section):
     eval_steps: int | None = Field(None, ge=1)
     """Evaluate every so many optimizer steps; unset: at the end of each epoch. Always once at the end."""
     eval_batch_size: int | None = Field(None, ge=1)
-    """Rows per process in one forward pass; unset: four times the training micro-batch."""
+    """Rows per process in one forward pass; unset: the training micro-batch."""
     metrics: list[str] = []
     """Metrics beside the task's own: a name, `./my_metric.py`, or `hub:user/name`."""
     metric_for_best_model: str | None = None
@@ -88,9 +88,10 @@ def evaluate(
             batch = to_device(collate(task, dataset, rows, seed=seed, epoch=0), accelerator.device)
             with accelerator.autocast():
                 loss, logits = task.loss(model, batch)
+            found = {**task.postprocess(logits, batch), "row": torch.as_tensor(rows.copy())}
+            parts.append({key: value[:0] for key, value in found.items()} if filler else found)
             if not filler:
                 total += torch.tensor([float(loss), task.terms(batch)], dtype=torch.float64)
-                parts.append({**task.postprocess(logits, batch), "row": torch.as_tensor(rows.copy())})
     model.train(was_training)
     total = accelerator.reduce(total.to(accelerator.device), "sum")
     columns = _gather(parts, accelerator)

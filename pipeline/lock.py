@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from pipeline.errors import UserError
 
 NAME = ".lock"
@@ -45,6 +47,17 @@ def only_writer(folder: Path, *, enabled: bool = True) -> Iterator[None]:
         yield
 
 
+def launched() -> bool:
+    """Whether the parent is a launcher, whose death must end us; a shell may go away (nohup)."""
+    if "LOCAL_RANK" in os.environ:
+        return True
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return False
+    return any(Path(word).name.startswith("accelerate") for word in words[:4])
+
+
 class StopRequest:
     """Notices SIGTERM, SIGINT and SIGUSR1, and a launcher that died; the loop asks between steps.
 
@@ -55,7 +68,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self.parent = os.getppid()
+        self.parent = os.getppid() if launched() else None
         self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -75,7 +88,7 @@ class StopRequest:
         self.signal_number = number
 
     def __call__(self) -> bool:
-        if self.signal_number is None and os.getppid() != self.parent:
+        if self.signal_number is None and self.parent not in (None, os.getppid()):
             self.signal_number = signal.SIGTERM
         return self.signal_number is not None
 

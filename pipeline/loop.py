@@ -68,6 +68,11 @@ class TrainState:
 
     as_dict = asdict
 
+    def forget_best(self) -> None:
+        """Start to look for the best model anew."""
+        self.best_metric = self.best_step = self.last_evaluated_step = None
+        self.best_results, self.evaluations_without_improvement = {}, 0
+
 
 @dataclass
 class Training:
@@ -139,8 +144,9 @@ def fit(training: Training) -> TrainState:
         last = state.step == training.total_steps
         if state.step % config.logging_steps == 0 or last:
             _log(training, norm, time.monotonic() - began)
-        improved = _evaluation_is_due(training) and _evaluate(training)
-        stop = _agreed(training, training.stop_asked())
+        due = state.step % (training.eval_config.eval_steps or training.steps_per_epoch) == 0
+        improved = due and _evaluate(training)
+        stop = _total(training, float(training.stop_asked())) > 0  # one process's request counts for all
         if stop or not last and (improved or state.step % training.save_steps == 0):
             training.save(state)
         if stop:
@@ -185,6 +191,8 @@ def _step(training: Training, rows: np.ndarray, epoch: int) -> tuple[float, int,
         for group in training.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
         training.optimizer.step()
+    elif accelerator.scaler is not None and math.isfinite(total):
+        training.optimizer.step()  # fp16 overflow: the scaler leaves the weights alone and lowers its scale
     training.optimizer.zero_grad(set_to_none=True)
     return total, terms, norm
 
@@ -254,10 +262,6 @@ def _log(training: Training, norm: float, seconds: float) -> None:
     state.window_loss, state.window_terms = 0.0, 0
 
 
-def _evaluation_is_due(training: Training) -> bool:
-    return training.state.step % (training.eval_config.eval_steps or training.steps_per_epoch) == 0
-
-
 def _evaluate(training: Training) -> bool:
     """Evaluate once per step at most and keep count of the best; True when this model is to be kept as the best."""
     state = training.state
@@ -292,8 +296,3 @@ def _total(training: Training, value: float) -> float:
         return float(value)
     tensor = torch.tensor(float(value), dtype=torch.float64, device=training.accelerator.device)
     return float(training.accelerator.reduce(tensor, "sum"))
-
-
-def _agreed(training: Training, flag: bool) -> bool:
-    """Any process's request counts for all, in the same step."""
-    return _total(training, float(flag)) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -147,11 +148,13 @@ def check_best_metric(config: Any, task: Task) -> None:
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Recompute activations in backward. Inputs must require a gradient, else a frozen first layer would cut it off."""
+    """Recompute activations in backward instead of keeping them."""
     with warnings.catch_warnings():  # transformers 5 renames the method; the old name works from 5.3 on
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.enable_input_require_grads()
+        try:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        except ValueError as error:
+            raise ConfigError(f"train.gradient_checkpointing: {error}") from error
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:
@@ -175,6 +178,7 @@ def _encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str) ->
         "model_kwargs": task.model_kwargs(),
         "max_length": task.max_length,
         "packing": config.data.packing,
+        "code": hashlib.sha256(Path(inspect.getfile(type(task))).read_bytes()).hexdigest(),
     }
     key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:32]
     folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()

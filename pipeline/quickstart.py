@@ -118,7 +118,7 @@ def samples(runs: Mapping[str, Run], corpus: StdlibCorpus) -> list[dict[str, Any
 def write(run: Run, prompt: str, *, longest: int = 40) -> str:
     """Greedy continuation of a prompt up to EOS."""
     tokenizer, model = run.tokenizer, run.model
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
     with torch.inference_mode():
         out = model.eval().generate(  # type: ignore[operator]
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=False,

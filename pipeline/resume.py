@@ -67,9 +67,12 @@ def find_start(folder: Path, config: Any) -> Path | None:
 
 def move_aside(folder: Path) -> Path | None:
     """Put what an earlier run left in the folder beside it, so that a new start deletes nothing."""
+    folder = folder.resolve()
     left = [path for path in folder.iterdir() if path.name != ".lock"]
     if not left:
         return None
+    if not {"manifest.json", "checkpoints", "config.yaml"} & {path.name for path in left}:
+        raise ConfigError(f"output_dir: {folder.name} holds files that are no run of graft; choose another folder")
     number = 1
     while (aside := folder.with_name(f"{folder.name}.earlier-{number}")).exists():
         number += 1

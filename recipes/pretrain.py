@@ -1,6 +1,6 @@
 """Train a model from random weights.
 
-    accelerate launch recipes/pretrain.py recipes/configs/pretrain_tinyshakespeare.yaml --learning_rate 1e-3
+    accelerate launch recipes/pretrain.py recipes/configs/pretrain_text.yaml --learning_rate 1e-3
 
 The YAML names a tokenizer and an architecture (`model.config`); every weight is drawn by `model.init` and trained.
 """

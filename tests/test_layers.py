@@ -16,6 +16,7 @@ LAYERS = [
     "api",
     "reports hub",
     "run",
+    "session",
     "dry_run",
     "prepare resume",
     "settings",

@@ -80,7 +80,7 @@ def test_a_lost_head_is_noticed(encoder: Path, tmp_path: Path, monkeypatch: pyte
     """Planted bug: the adapter is saved without its head. The check after saving must not let it pass."""
     from safetensors.torch import load_file, save_file
 
-    import pipeline.run as module
+    import pipeline.session as module
     from pipeline.export import save_model as save
 
     def careless(model: Any, tokenizer: Any, folder: Path, accelerator: Any) -> None:
@@ -113,7 +113,7 @@ def test_resolved_config_repeats_the_run(decoder: Path, tmp_path: Path) -> None:
 
 def test_best_model_is_the_one_saved(decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluations get worse after the second: its weights and its numbers are the ones kept."""
-    import pipeline.run as module
+    import pipeline.session as module
     from pipeline.evaluation import evaluate
 
     def worse_and_worse(*arguments: Any, **more: Any) -> dict[str, float]:

@@ -89,9 +89,9 @@ GSM8K = {
         "max_length": 512,
     },
     **SHORT,
-    "max_steps": 300,
+    "max_steps": 100,
     "train_batch_size": 16,
-    "eval_steps": 150,
+    "eval_steps": 50,
 }
 GSM8K_REFERENCE = "no published number for a model this small: the loss must fall and the form `#### number` be learned"
 

@@ -78,7 +78,7 @@ def prepare_texts(data: Path, work: Path) -> None:
     rows = [json.loads(line) for line in (data / "gsm8k/train.jsonl").read_text().splitlines()]
     rows = [row for row in rows if len(row["question"]) < 450]  # 512 tokens of a 512-word vocabulary end there
     random.Random(0).shuffle(rows)
-    for split, part in (("train", rows[500:]), ("validation", rows[:500])):
+    for split, part in (("train", rows[200:]), ("validation", rows[:200])):
         (work / f"gsm8k_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
 
 

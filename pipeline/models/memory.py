@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from pipeline.models.inspect import LINEAR, count_parameters, layer_prefixes
 
-STATES = {"sgd": 0, "adafactor": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "muon": 1, "momentum": 1, "sgd_momentum": 1}
+STATES = {"sgd": 1, "adafactor": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "muon": 1, "momentum": 1, "sgd_momentum": 1}
 """fp32 numbers an optimizer keeps per trainable parameter; 2 (Adam's two moments) for those not named."""
 COMPOSED_GELUS = ("gelu_new", "gelu_fast", "gelu_python", "quick_gelu", "gelu_pytorch_tanh_python")
 """Activations written as several operations, each of which keeps its input."""

@@ -27,6 +27,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{key}: no tokenizer could be read from {name} ({_first_line(error)}); {_HOW}") from error
+    if not tokenizer.is_fast:
+        raise ConfigError(f"{key}: {name} has only a slow tokenizer, which cannot be told apart reliably; {_HOW}")
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         # transformers makes an empty tokenizer out of a folder that only has a config.json.
         raise ConfigError(f"{key}: {name} has a tokenizer without tokens, or no tokenizer file at all; {_HOW}")

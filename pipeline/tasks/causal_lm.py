@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from pipeline.config import Section
 from pipeline.data.packing import blocks
 from pipeline.tasks.base import IGNORED, Batch, Features, Kind, Task, attention_mask, pad
-from pipeline.tasks.language import bytes_column, cross_entropy_sum, encode_text, language_columns, text_only, truncated
+from pipeline.tasks.language import (
+    bytes_column,
+    cross_entropy_sum,
+    encode_text,
+    language_columns,
+    predicted,
+    text_only,
+    truncated,
+)
 
 
 class CausalLM(Task):
@@ -55,7 +63,7 @@ class CausalLM(Task):
             return self._encode_pairs(*(list(rows[column]) for column in self.columns()))
         (column,) = self.columns()
         features = encode_text(self.tokenizer, rows[column], end=True)
-        return features if self._packs else truncated(features, self.max_length)
+        return features if self._packs else predicted(truncated(features, self.max_length), self.tokenizer.bos_token_id)
 
     def _encode_pairs(self, prompts: list[str], responses: list[str]) -> Features:
         """Prompt and response are tokenized apart, so that no token straddles the border of what is learned."""

@@ -49,6 +49,16 @@ def truncated(features: Features, max_length: int) -> Features:
     }
 
 
+def predicted(features: Features, bos: int | None) -> Features:
+    """Bytes of the predicted tokens only: without a BOS before it, the first token of a row is given, not predicted."""
+    pairs = zip(features["num_bytes"], features["input_ids"], strict=True)
+    return {**features, "num_bytes": [size * _share(row, bos) for size, row in pairs]}
+
+
+def _share(row: Sequence[int], bos: int | None) -> float:
+    return 1.0 if not row or row[0] == bos else (len(row) - 1) / len(row)
+
+
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """Negative log-likelihood in nats, summed over the positions whose label is not ignored.
 

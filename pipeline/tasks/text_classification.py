@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.config import Section
+from pipeline.errors import DataError
 from pipeline.tasks.base import Batch, Features, Kind, Task, attention_mask, pad
 from pipeline.tasks.labels import check_labels, choose_labels
 
@@ -73,6 +74,9 @@ class TextClassification(Task):
 
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
         if self.config.problem_type == "regression":
+            same = [name for name, rows in splits.items() if len(set(rows[self.label_column])) < 2]
+            if same:
+                raise DataError(f"{', '.join(same)}: every row has the same number in {self.label_column!r}")
             return
         labels = splits["train"][self.label_column]
         self.label_names, self.label_ids = choose_labels(labels, self.data.label_names, checkpoint_labels)
