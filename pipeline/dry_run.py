@@ -72,6 +72,7 @@ def _memory(prepared: Prepared, console: Console) -> None:
         min(config.train.micro_batch_size or whole, whole),
         int(np.max(prepared.splits["train"]["length"])),
         prepared.accelerator.mixed_precision,
+        recompute=config.train.gradient_checkpointing,
     )
     listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items() if name != "total")
     free = free_memory()

@@ -24,6 +24,8 @@ def memory_estimate(
     micro_batch_size: int,
     sequence_length: int,
     mixed_precision: str = "no",
+    *,
+    recompute: bool = False,
 ) -> dict[str, int]:
     """Bytes that training `model` needs on one device: weights, gradients, optimizer, activations and their total.
 
@@ -35,7 +37,8 @@ def memory_estimate(
     - gradients 4T; optimizer 4T * states (Adam 2, momentum, RMSprop, Adagrad, Lion, Muon 1, plain SGD, Adafactor 0);
     - activations per block t * (40h + c*k*f + 12*a*s): norms, residuals, projections; the feed-forward's k tensors
       (2, gated 4, a GELU composed of several operations 5); the attention weights, only where they are written out
-      (eager attention, or attention dropout on the CPU). Blocks below the first trainable parameter keep nothing;
+      (eager attention, or attention dropout on the CPU). Blocks below the first trainable parameter keep nothing.
+      With `recompute` (gradient checkpointing) one block is whole at a time and the others keep their input, 4th;
     - for an output over the vocabulary 16tV: logits, their log-softmax and the gradients of both. A task that
       computes logits at labelled positions only needs less.
 
@@ -52,7 +55,8 @@ def memory_estimate(
     blocks = _blocks_with_gradient(model)
     feed_forward = _feed_forward_elements(model) * (2 if mixed else 4)
     attention = 12 * _attention_heads(config) * sequence_length if _writes_attention(model) else 0
-    activations = blocks * tokens * (40 * hidden + feed_forward + attention)
+    block = tokens * (40 * hidden + feed_forward + attention)
+    activations = block + blocks * 4 * tokens * hidden if recompute else blocks * block
     if model.get_output_embeddings() is not None:  # type: ignore[operator]
         activations += 16 * tokens * int(config.vocab_size)
     weights = total * (6 if mixed else 4)
