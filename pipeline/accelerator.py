@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 import shlex
@@ -44,7 +45,15 @@ def make_accelerator(
     )
     check_world(accelerator)
     refuse_sharding(accelerator)
+    if accelerator.num_processes > 1:
+        atexit.register(leave_together)
     return accelerator
+
+
+def leave_together() -> None:
+    """Close the process group before Python takes its threads apart, which now and then aborted a finished process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def refuse_sharding(accelerator: Accelerator) -> None:
