@@ -36,6 +36,9 @@ def save_model(model: nn.Module, tokenizer: Any, folder: Path, accelerator: Acce
             plain.get_base_model().config.save_pretrained(temporary)
         else:
             plain.save_pretrained(temporary, state_dict=weights)
+        # the last call's truncation stays in a tokenizer, and whether there was one depends on the cache of rows
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(temporary)
     for path in temporary.iterdir():
         path.chmod(0o666 & ~umask())  # safetensors writes files that only their owner can read
