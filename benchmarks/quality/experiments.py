@@ -132,7 +132,6 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "gsm8k_lora": ("lora", {**GSM8K, "learning_rate": 5e-3, "lora": {"r": 8, "lora_alpha": 16}}, GSM8K_REFERENCE),
     "sst2_full": ("finetune", {**SST2, "learning_rate": 5e-5}, SST2_REFERENCE),
     "sst2_frozen": ("freeze", {**SST2, "learning_rate": 2e-4, "freeze": {"num_layers": 4}}, SST2_REFERENCE),
-    "sst2_full_2_epochs": ("finetune", {**SST2, "learning_rate": 1e-4, "num_train_epochs": 2}, SST2_REFERENCE),
     "sst2_lora": ("lora", {**SST2, "learning_rate": 1e-3, "lora": {"r": 8, "lora_alpha": 16}}, SST2_REFERENCE),
     "stsb_full": ("finetune", {**STSB, "learning_rate": 1e-4}, "bert-base-cased 88.64 Pearson / 88.48 Spearman"),
     "mrpc_full": (
