@@ -84,13 +84,13 @@ class Session:
     def do(self, start: Path | None) -> dict[str, Any]:
         """Train from the start or a checkpoint; returns the results."""
         config, training = self.prepared.config, self.training
+        self._start_strategies()  # before a checkpoint moves the weights away from the start
         if start is not None:
             self._restore(start)
         if self.accelerator.is_main_process:
             (self.folder / "config.yaml").write_text(dump(config))
         self.write_manifest("running")
         start_trackers(self.accelerator, config.tracking, config.model_dump(mode="json"), self.folder.name)
-        self._start_strategies()
         restart_peak_memory(self.accelerator.device)
         self.began = time.monotonic()
         self.log.begin(training.state.step)
