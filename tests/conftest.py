@@ -10,6 +10,7 @@ import socket
 import tempfile
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Before any Hugging Face import: their packages read these once.
@@ -29,6 +30,11 @@ for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT", "HF_TOKEN", "W
     os.environ.pop(_name, None)
 for _name in [name for name in os.environ if name.startswith(("ACCELERATE_", "GRAFT_", "WANDB_"))]:
     del os.environ[_name]
+
+
+# The same examples every time: a red run is then a change of ours, and a slow machine is no failure.
+hypothesis.settings.register_profile("graft", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("graft")
 
 
 def is_local(host: Any) -> bool:
