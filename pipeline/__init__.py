@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pipeline.parent  # noqa: F401  before anything slow: it looks at who started us
+
 __version__ = "0.1.0"
 __all__ = ["finetune", "freeze", "lora", "pretrain"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 
@@ -41,7 +41,11 @@ def make_accelerator(
         mixed_precision=precision,
         log_with=log_with,
         project_dir=project_dir,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=timeout_seconds))],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=timeout_seconds)),
+            # buffers are shared after each step: within forward, a process out of memory would miss that
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
     )
     check_world(accelerator)
     refuse_sharding(accelerator)
@@ -57,12 +61,12 @@ def leave_together() -> None:
 
 
 def refuse_sharding(accelerator: Accelerator) -> None:
-    """Say no before anything is spent: saving and resuming sharded weights is not written yet."""
+    """Say no before anything is spent: one way of sharding is written and tested, PyTorch's own."""
     kind = accelerator.distributed_type.value
     if kind in SHARDED:
         raise ConfigError(
-            f"distributed_type {kind}: sharded training is not supported yet, since its checkpoints could not be "
-            "resumed; use multi_gpu (every process holds the whole model)"
+            f"distributed_type {kind}: start with multi_gpu instead and set train.fsdp: true; that shards weights, "
+            "gradients and optimizer state by PyTorch's own FSDP2"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,14 @@ from typing import Any, NoReturn
 from pipeline.config import load
 from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, UserError
-from pipeline.loop import Stopped
+from pipeline.failure import RunFailed
 from pipeline.prepare import BuildModel, prepare, whole_model
+from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
 from pipeline.reports.card import write_card
 from pipeline.reports.curves import draw_curves
 from pipeline.run import Run, train
 from pipeline.settings import RunConfig, Start, start_of, user_strategy
+from pipeline.stopping import Stopped, StopRequest
 from pipeline.strategies import STRATEGIES
 
 Source = str | Path | Mapping[str, Any] | None
@@ -77,8 +80,11 @@ def run_recipe(
     datasets: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train by a recipe, then draw the curves and write the card from the run folder."""
-    prepared = prepare(read_config(name, source, overrides), build_model=build_model, datasets=datasets)
-    run = train(prepared)
+    config = read_config(name, source, overrides)
+    with StopRequest() as stop:
+        prepared = prepare(config, build_model=build_model, datasets=datasets, stop=stop)
+        run = train(prepared, stop)
+        prepared.processes.close()
     if prepared.accelerator.is_main_process:
         draw_curves(run.output_dir)
         write_card(run.output_dir)
@@ -109,7 +115,8 @@ lora = _function("lora", "Train low-rank adapters beside the frozen weights of a
 def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a recipe as a command: CONFIG.yaml, then `--section.key value` pairs and `--dry_run`. Ends the process.
 
-    Exit codes: 0 finished, 2 a mistake in the configuration or the data, 143 or 130 stopped by a signal after saving.
+    Exit codes: 0 finished; 2 a mistake in the configuration or the data; 143 or 130 stopped by a signal after saving;
+    1 anything else, such as a process that was lost.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # what libraries will rename in their next version is no news for the person at the terminal
@@ -118,6 +125,7 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     dry_run = "--dry_run" in given or "--dry-run" in given
     given = [argument for argument in given if argument not in ("--dry_run", "--dry-run")]
     source = given.pop(0) if given and not given[0].startswith("--") else None
+    again = " ".join(["graft", name, *([source] if source else []), *given])
     code = 0
     try:
         if dry_run:
@@ -126,14 +134,31 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
                 print_plan(prepared)
         else:
             say(_last_words(run_recipe(name, source, given, build_model=build_model)))
-    except UserError as error:
+    except (UserError, Disagreement) as error:
         say(f"graft {name}: {error}")
-        code = USER_ERROR
+        code = exit_code(error)
     except Stopped as stopped:
-        again = " ".join(["graft", name, *([source] if source else []), *given, "--checkpoint.resume auto"])
-        say(f"stopped and saved; to continue: {again}")
+        step = stopped.saved_step
+        what = "stopped; there was nothing to save yet" if step is None else f"stopped; saved at step {step}"
+        say(f"{what}; to continue: {again}")
         code = stopped.exit_code
+    except KeyboardInterrupt:
+        say(f"stopped at once; to continue from the newest checkpoint: {again}")
+        code = 128 + signal.SIGINT
+    except (RunFailed, OtherProcessFailed) as error:
+        _leave(error, again)
     sys.exit(code)
+
+
+def _leave(error: RunFailed | OtherProcessFailed, again: str) -> None:
+    """End now: with a process lost, an orderly end would wait for it. The one that knows the reason has the word."""
+    if isinstance(error, RunFailed):
+        print(f"graft: {error}\n  to continue: {again}", file=sys.stderr)
+    elif exit_code(error) == USER_ERROR:
+        say(f"graft: {error}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code(error))
 
 
 def say(text: str) -> None:

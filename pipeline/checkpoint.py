@@ -6,6 +6,7 @@ file, and renamed. A process killed at any moment leaves either the whole checkp
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,16 +17,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn, optim
+from safetensors import SafetensorError
+from torch import Tensor
 
 from pipeline.config import Section
 from pipeline.errors import DataError
+from pipeline.processes import Processes
+from pipeline.shards import Saved, write
 
 MANIFEST = "MANIFEST.json"
+STATE = "state.json"
+PINNED = "PINNED"
+"""A file of this name keeps a checkpoint from being rotated away: `touch .../step-000500/PINNED`."""
 NAME = re.compile(r"step-(\d+)")
+VERSION = 1
+FULL = ("os error 28", "os error 122", "os error 27", "No space left")
+"""What a full disk, a used-up quota or a limit on file sizes is called by those who write."""
 
 
 class CheckpointConfig(Section):
@@ -34,36 +42,95 @@ class CheckpointConfig(Section):
     save_steps: int = Field(500, ge=1)
     """Save every so many optimizer steps; also when the run is asked to stop."""
     save_total_limit: int = Field(2, ge=1)
-    """How many of the newest checkpoints stay; the best one stays besides."""
+    """How many of the newest checkpoints stay; the best one and pinned ones (a file PINNED inside) stay besides."""
     resume: str = "auto"
     """auto: continue from the newest good checkpoint in output_dir if there is one; never: start again (an earlier
     run is moved aside, not deleted); or the folder of a checkpoint."""
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Publish one checkpoint. `tensors`: file stem -> name -> tensor. Raises OSError when the disk does not take it."""
-    final = folder / f"step-{step:06d}"
-    temporary = folder / f".tmp-{final.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this process's number
-    temporary.mkdir(parents=True)
+class SaveFailed(Exception):
+    """A checkpoint could not be written; the earlier ones are as they were."""
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    processes: Processes,
+) -> Path:
+    """Publish one checkpoint. `tensors`: what it is -> name -> tensor, of which sharded ones hold this process's share.
+
+    All processes call it. Raises SaveFailed, on all of them, when one could not write its part.
+    """
+    final = path_of(folder, step)
+    temporary = folder / f".tmp-{final.name}"
     try:
-        for stem, named in tensors.items():
-            save_file(
-                {key: value.detach().contiguous().cpu() for key, value in named.items()},
-                temporary / f"{stem}.safetensors",
-            )
-        (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
-        files = {path.name: _publishable(path) for path in sorted(temporary.iterdir())}
-        (temporary / MANIFEST).write_text(json.dumps({"format_version": 1, "step": step, "files": files}, indent=1))
-        _flush(temporary / MANIFEST)
-        _flush(temporary)
-        if final.exists():  # the same step again, after a resume from an earlier one
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _flush(folder)
+        _together(processes, lambda: _begin(temporary, tensors) if processes.is_main else None)
+        written = _together(processes, lambda: _write(temporary, tensors, processes))
+        _together(processes, lambda: _publish(temporary, final, step, state, written) if processes.is_main else None)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if processes.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"step-{step:06d}"
+
+
+def _together(processes: Processes, work: Any) -> dict[str, Any]:
+    """Every process does its part; what they return is merged. Raises SaveFailed everywhere when one could not."""
+    try:
+        said = {"files": work() or {}}
+    except (OSError, SafetensorError) as error:
+        said = {"problem": _why(error)}
+    everyone = [json.loads(text) for text in processes.share(json.dumps(said))]
+    for rank, found in enumerate(everyone):
+        if "problem" in found:
+            raise SaveFailed(found["problem"] if rank == 0 else f"{found['problem']} (process {rank})")
+    return {name: entry for found in everyone for name, entry in found["files"].items()}
+
+
+def _why(error: Exception) -> str:
+    """The reason in the words people look for."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"disk full ({text})"
+    return f"disk full ({text})" if any(word in text for word in FULL) else text
+
+
+def _begin(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for leftover in temporary.parent.glob(".tmp-*"):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    needed = sum(tensor.nbytes for named in tensors.values() for tensor in named.values())
+    free = shutil.disk_usage(temporary).free
+    if free < needed:  # better said before than found out after writing most of it
+        raise OSError(errno.ENOSPC, f"the checkpoint needs {needed:,} bytes and {free:,} are free")
+
+
+def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]], processes: Processes) -> dict[str, Any]:
+    """This process's files, flushed, with size and sha256."""
+    if not temporary.is_dir():
+        raise OSError(f"{temporary.parent} is not seen by all processes; output_dir must be on a shared file system")
+    written = [write(temporary, stem, named, processes.rank, processes.count) for stem, named in tensors.items()]
+    return {path.name: _publishable(path) for path in written if path is not None}
+
+
+def _publish(
+    temporary: Path, final: Path, step: int, state: Mapping[str, Any], written: Mapping[str, Mapping[str, Any]]
+) -> None:
+    (temporary / STATE).write_text(json.dumps(state, indent=1, sort_keys=True))
+    files = {**written, STATE: _publishable(temporary / STATE)}
+    manifest = {"format_version": VERSION, "step": step, "files": dict(sorted(files.items()))}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _flush(temporary / MANIFEST)
+    _flush(temporary)
+    set_aside(final, "replaced")  # the same step again: a leftover that did not verify
+    temporary.rename(final)
+    _flush(final.parent)
 
 
 def umask() -> int:
@@ -97,9 +164,11 @@ def problems(path: Path) -> list[str]:
     """What is wrong with a checkpoint, one sentence each, by file name; empty when it can be trusted."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
+        files, version = manifest["files"], manifest["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{path / MANIFEST}: cannot be read ({error})"]
+    if version != VERSION:
+        return [f"{path / MANIFEST}: has format {version}, and this graft reads {VERSION}; use the graft that wrote it"]
     found = []
     for name, expected in files.items():
         file = path / name
@@ -109,6 +178,8 @@ def problems(path: Path) -> list[str]:
             found.append(f"{file}: has {file.stat().st_size} bytes, expected {expected['size']}")
         elif _sha256(file) != expected["sha256"]:
             found.append(f"{file}: its content has changed (sha256 differs)")
+    if STATE not in files:
+        found.append(f"{path / MANIFEST}: does not list {STATE}")
     if (match := NAME.fullmatch(path.name)) and int(match[1]) != manifest.get("step"):
         found.append(f"{path}: the manifest is that of step {manifest.get('step')}")
     return found
@@ -133,78 +204,35 @@ def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
-def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors by file stem and the state. Raises DataError, naming the files, unless all of it verifies."""
+def load(path: Path) -> tuple[Saved, dict[str, Any]]:
+    """The tensors, read when asked for, and the state. Raises DataError, naming the files, unless all verifies."""
     found = problems(path)
     if found:
         raise DataError(found)
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-    return tensors, json.loads((path / "state.json").read_text())
+    listed = json.loads((path / MANIFEST).read_text())["files"]  # a file that is not in the manifest is never read
+    return Saved(path / name for name in listed if name.endswith(".safetensors")), json.loads(
+        (path / STATE).read_text()
+    )
 
 
 def rotate(folder: Path, *, keep: int, pinned: Iterable[int | None]) -> None:
-    """Delete all but the newest `keep` and the pinned steps; call it only after a new checkpoint is published."""
-    safe = {f"step-{step:06d}" for step in pinned if step is not None}
-    for path in steps(folder)[:-keep]:
-        if path.name not in safe:
+    """Delete all but the newest `keep` and the pinned; only when the newest verifies, so that one good one is left."""
+    found = steps(folder)
+    safe = {path_of(folder, step) for step in pinned if step is not None}
+    gone = [path for path in found[:-keep] if path not in safe and not (path / PINNED).exists()]
+    if gone and not problems(found[-1]):
+        for path in gone:
             shutil.rmtree(path)
-    for leftover in folder.glob(".tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Give a checkpoint a name that is never read."""
+    if path.exists():
+        path.rename(path.with_name(f"{why}-{path.name}-{time.time_ns()}"))
 
 
 def set_aside_later(folder: Path, step: int) -> None:
-    """A run that goes on from an earlier step leaves the later checkpoints behind, under a name that is never read."""
+    """A run that goes on from an earlier step leaves the later checkpoints behind."""
     for path in steps(folder):
         if int(path.name.removeprefix("step-")) > step:
-            path.rename(path.with_name(f"later-{path.name}-{time.time_ns()}"))
-
-
-def model_tensors(model: nn.Module, names: set[str] | None = None) -> dict[str, Tensor]:
-    """Parameters (those in `names`, or all) and persistent buffers; tied weights once."""
-    buffers = {key for key, _ in model.named_buffers()} & model.state_dict().keys()
-    found = {key: value for key, value in model.named_parameters() if names is None or key in names}
-    return {**found, **{key: value for key, value in model.named_buffers() if key in buffers}}
-
-
-def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy saved tensors into a model that has them all, with the same shapes; anything else is an error by name."""
-    own = model_tensors(model)
-    unknown = [key for key in tensors if key not in own or own[key].shape != tensors[key].shape]
-    if unknown:
-        raise DataError(
-            f"the checkpoint has tensors that are not this model's, or other shapes: {', '.join(unknown[:8])}"
-        )
-    with torch.no_grad():
-        for key, value in tensors.items():
-            own[key].copy_(value)
-
-
-def optimizer_tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as `<parameter>|<key>` -> tensor."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if value is not None:
-                found[f"{names[id(parameter)]}|{key}"] = torch.as_tensor(value)
-    return found
-
-
-def restore_optimizer(model: nn.Module, optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the state back, through the optimizer's own loader, which moves each value where it belongs."""
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, field = key.rpartition("|")
-        by_name.setdefault(name, {})[field] = value
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    unknown = by_name.keys() - {names[id(parameter)] for parameter in flat}
-    if unknown:
-        raise DataError(
-            f"the checkpoint has optimizer state of parameters that stand still here: {sorted(unknown)[:8]}"
-        )
-    state = optimizer.state_dict()
-    state["state"] = {
-        index: by_name[names[id(parameter)]] for index, parameter in enumerate(flat) if names[id(parameter)] in by_name
-    }
-    optimizer.load_state_dict(state)
+            set_aside(path, "later")

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from pipeline.data.batching import steps_per_epoch
 from pipeline.evaluation import collate
-from pipeline.loop import total_steps
 from pipeline.models import count_parameters, free_memory, memory_estimate
 from pipeline.prepare import Prepared
+from pipeline.training import total_steps
 
 SAMPLES = 2
 

@@ -10,6 +10,7 @@ class UserError(ValueError):
     """A mistake in what the user gave us. `problems` holds one sentence each; all are shown at once."""
 
     title = "problem"
+    exit_code = 2
 
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)

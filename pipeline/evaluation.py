@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
+from pipeline import out_of_memory
 from pipeline.config import Section
 from pipeline.data.batching import draws
 from pipeline.errors import ConfigError
+from pipeline.processes import Processes
+from pipeline.stopping import StopRequest
 from pipeline.tasks.base import Task
 
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
@@ -62,43 +67,105 @@ def evaluate(
     dataset: Any,
     metrics: dict[str, Any],
     *,
-    accelerator: Accelerator,
+    processes: Processes,
     batch_size: int,
     seed: int,
-    poll: Callable[[], None] = lambda: None,
+    stop: StopRequest,
 ) -> dict[str, float]:
     """Mean loss per term and the metrics over all rows of `dataset`; every process gets the same result.
 
     Rows are sorted by length and dealt out to the processes; what a metric needs comes back as a few numbers per row
     with its row number, so that nothing is counted twice and the order never depends on the number of processes.
+    Raises Stopped, on all processes, when one of them was asked to stop.
     """
     order = np.argsort(np.asarray(dataset["length"]), kind="stable")[::-1]
-    mine = order[accelerator.process_index :: accelerator.num_processes]
-    rounds = -(-len(order) // (accelerator.num_processes * batch_size))
-    total = torch.zeros(2, dtype=torch.float64)
-    parts: list[dict[str, Tensor]] = []
+    mine = order[processes.rank :: processes.count]
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for number in range(rounds):
-            poll()
-            rows = mine[number * batch_size : (number + 1) * batch_size]
-            filler = len(rows) == 0  # a process out of rows still takes part in a sharded forward pass
-            rows = order[:1] if filler else rows
-            batch = to_device(collate(task, dataset, rows, seed=seed, epoch=0), accelerator.device)
-            with accelerator.autocast():
-                loss, logits = task.loss(model, batch)
-            found = {**task.postprocess(logits, batch), "row": torch.as_tensor(rows.copy())}
-            parts.append({key: value[:0] for key, value in found.items()} if filler else found)
-            if not filler:
-                total += torch.tensor([float(loss), task.terms(batch)], dtype=torch.float64)
+        rounds = _together if isinstance(model, FSDPModule) else _alone
+        parts, total = rounds(
+            lambda rows: _forward(model, task, dataset, rows, processes.accelerator, seed),
+            Share(order, mine, batch_size, processes, stop),
+        )
     model.train(was_training)
-    total = accelerator.reduce(total.to(accelerator.device), "sum")
-    columns = _gather(parts, accelerator)
-    result = {"loss": float(total[0] / total[1])}
+    loss, terms, stopped = processes.total(*total, stop())
+    if stopped:
+        raise stop.stopped()
+    columns = _gather(parts, processes.accelerator)
+    result = {"loss": loss / terms}
     for name, metric in metrics.items():
         result.update(_compute(name, metric, columns))
     return result
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of one process in an evaluation."""
+
+    order: np.ndarray
+    """All rows of the split."""
+    mine: np.ndarray
+    batch_size: int
+    processes: Processes
+    stop: StopRequest
+
+
+Part = dict[str, Tensor]
+Forward = Callable[[np.ndarray], tuple[Part, float, int]]
+
+
+def _alone(forward: Forward, share: Share) -> tuple[list[Part], list[float]]:
+    """Every process goes through its own rows; a batch that does not fit in memory is done again in halves."""
+    parts: list[Part] = []
+    total, size, first = [0.0, 0.0], share.batch_size, 0
+    while first < len(share.mine) and not share.stop():
+        try:
+            part, loss, terms = forward(share.mine[first : first + size])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory.is_out_of_memory(error) or size == 1:
+                raise
+            fits = False
+        else:
+            fits = True
+        if not fits:  # outside of the handler, which holds on to the memory
+            out_of_memory.release()
+            size //= 2
+            continue
+        parts.append(part)
+        total = [total[0] + loss, total[1] + terms]
+        first += size
+    return parts or [_none_of(forward(share.order[:1])[0])], total
+
+
+def _together(forward: Forward, share: Share) -> tuple[list[Part], list[float]]:
+    """Forward passes over sharded weights are the work of all processes: one out of rows repeats a row for nothing."""
+    parts, total = [], [0.0, 0.0]
+    for number in range(-(-len(share.order) // (share.processes.count * share.batch_size))):
+        if share.processes.total(share.stop())[0]:
+            break
+        rows = share.mine[number * share.batch_size : (number + 1) * share.batch_size]
+        part, loss, terms = forward(rows if len(rows) else share.order[:1])
+        parts.append(part if len(rows) else _none_of(part))
+        if len(rows):
+            total = [total[0] + loss, total[1] + terms]
+    return parts, total
+
+
+def _none_of(part: Part) -> Part:
+    """The columns of a process that has no row."""
+    return {key: value[:0] for key, value in part.items()}
+
+
+def _forward(
+    model: nn.Module, task: Task, dataset: Any, rows: np.ndarray, accelerator: Accelerator, seed: int
+) -> tuple[Part, float, int]:
+    """What the metrics need of some rows, with the loss summed over its terms, and their number."""
+    batch = to_device(collate(task, dataset, rows, seed=seed, epoch=0), accelerator.device)
+    with accelerator.autocast():
+        loss, logits = task.loss(model, batch)
+    found = {**task.postprocess(logits, batch), "row": torch.as_tensor(rows.copy())}
+    return found, float(loss), task.terms(batch)
 
 
 def collate(task: Task, dataset: Any, rows: np.ndarray, *, seed: int, epoch: int) -> dict[str, Tensor]:

@@ -8,25 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pipeline.checkpoint import umask
 from pipeline.models.load import quiet
+from pipeline.processes import Processes
 from pipeline.tasks import Task
 
 TOLERANCE = 1e-4
 
 
-def save_model(model: nn.Module, tokenizer: Any, folder: Path, accelerator: Accelerator) -> None:
+def save_model(
+    plain: nn.Module, weights: dict[str, Tensor], tokenizer: Any, folder: Path, processes: Processes
+) -> None:
     """Write weights (safetensors), config and tokenizer; an earlier folder is replaced only by a whole new one.
 
-    All processes call it, since sharded weights are collected from all; the main process writes.
+    All processes call it; the main process writes.
     """
-    plain = accelerator.unwrap_model(model)
-    weights = accelerator.get_state_dict(model)
-    if not accelerator.is_main_process:
-        return
+    processes.on_main(lambda: _write(plain, weights, tokenizer, folder))
+
+
+def _write(plain: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path) -> None:
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     with quiet():
@@ -54,14 +56,18 @@ def is_adapter(model: nn.Module) -> bool:
 
 
 def check_reload(
-    model: nn.Module, folder: Path, task: Task, batch: dict[str, Tensor], start_model: Callable[[], nn.Module]
+    model: nn.Module,
+    ours: Tensor,
+    folder: Path,
+    task: Task,
+    batch: dict[str, Tensor],
+    start_model: Callable[[], nn.Module],
 ) -> None:
-    """Load the saved model again and compare its logits on one batch with those of the model in memory.
+    """Load the saved model again and compare its logits on one batch with `ours`, those of the model in memory.
 
     An adapter is put on a fresh `start_model`. Raises RuntimeError when the two differ: better no model than a model
     whose head or adapters were silently lost.
     """
-    device = next(model.parameters()).device
     if is_adapter(model):
         from peft import PeftModel
 
@@ -72,7 +78,7 @@ def check_reload(
 
         with quiet():
             again = getattr(transformers, task.model_class).from_pretrained(folder, dtype=torch.float32)
-    ours, theirs = _logits(model, task, batch), _logits(again.to(device), task, batch)
+    theirs = logits_of(again.to(ours.device), task, batch)
     worst = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
     if not worst <= TOLERANCE * max(1.0, float(ours.abs().max())):
         raise RuntimeError(
@@ -81,7 +87,8 @@ def check_reload(
         )
 
 
-def _logits(model: nn.Module, task: Task, batch: dict[str, Tensor]) -> Tensor:
+def logits_of(model: nn.Module, task: Task, batch: dict[str, Tensor]) -> Tensor:
+    """What the model says about a batch. All processes call it when the weights are sharded."""
     was_training = model.training
     model.eval()
     with torch.inference_mode():

@@ -56,8 +56,11 @@ def _git(*arguments: str) -> str | None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    temporary.rename(path)
+    try:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def restart_peak_memory(device: torch.device) -> None:

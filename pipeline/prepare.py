@@ -18,10 +18,12 @@ from torch import nn
 from pipeline import models
 from pipeline.accelerator import make_accelerator
 from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
-from pipeline.errors import ConfigError, DataError, nearest
+from pipeline.errors import ConfigError, DataError, UserError, nearest
 from pipeline.models.limit import length_limit
 from pipeline.optim import Movement, apply, movements
+from pipeline.processes import Processes
 from pipeline.settings import check, make_task, start_of, strategies_of
+from pipeline.stopping import Stopped, StopRequest
 from pipeline.strategies import Strategy
 from pipeline.tasks import Task
 
@@ -36,6 +38,7 @@ class Prepared:
 
     config: Any
     accelerator: Accelerator
+    processes: Processes
     task: Task
     rows: dict[str, Any]
     """Split -> rows in normal form (datasets.Dataset)."""
@@ -103,30 +106,61 @@ def whole_model(config: Any, task: Task) -> nn.Module:
 
 
 def prepare(
-    config: Any, *, build_model: BuildModel = whole_model, datasets: Mapping[str, Any] | None = None
+    config: Any,
+    *,
+    build_model: BuildModel = whole_model,
+    datasets: Mapping[str, Any] | None = None,
+    stop: StopRequest | None = None,
 ) -> Prepared:
-    """Check, read, encode and build, cheap things first. Raises ConfigError or DataError with all problems found."""
+    """Check, read, encode and build, cheap things first. Raises ConfigError or DataError with all problems found.
+
+    Raises Stopped when `stop` is asked for meanwhile; what fails on one process fails on all.
+    """
     data = config.data
     sources = (data.validation_file, data.dataset_validation_split, data.validation_split_fraction)
     check(config, has_validation="validation" in (datasets or {}) or any(sources))
     accelerator = make_accelerator(
-        config.train.mixed_precision, log_with=config.tracking.report_to or None, project_dir=config.output_dir
+        config.train.mixed_precision,
+        log_with=config.tracking.report_to or None,
+        project_dir=config.output_dir,
+        timeout_seconds=config.train.ddp_timeout,
     )
+    processes, stop = Processes(accelerator), stop or StopRequest()
+    try:
+        prepared = _prepare(config, accelerator, processes, build_model, datasets, stop)
+    except (UserError, Stopped, OSError) as error:
+        processes.meet(error)
+        raise
+    processes.meet()
+    return prepared
+
+
+def _prepare(
+    config: Any,
+    accelerator: Accelerator,
+    processes: Processes,
+    build_model: BuildModel,
+    datasets: Mapping[str, Any] | None,
+    stop: StopRequest,
+) -> Prepared:
     models.prepare_hub(
         (config.model.model_name_or_path, config.model.tokenizer_name_or_path), revision=config.model.revision
     )
     task = make_task(config)
-    rows = load_splits(data, task.columns(), datasets=datasets)
+    rows = load_splits(config.data, task.columns(), datasets=datasets)
     if "train" not in rows:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
+    stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model))
     check_best_metric(config, task)
     tokenizer = models.load_tokenizer(config.model)
     task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
     prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
-    splits = {split: _encoded(config, task, part, prints[split], split) for split, part in rows.items()}
+    stop.poll()
+    splits = {split: _encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
     _refuse_unlearnable(task, splits)
     model = build_model(config, task)
+    stop.poll()
     strategies = strategies_of(config)
     found = movements(
         model, [strategy.rules(model, task) for strategy in strategies.values()], config.optim.weight_decay
@@ -134,7 +168,7 @@ def prepare(
     apply(model, found)
     if config.train.gradient_checkpointing:
         checkpoint_activations(model)
-    return Prepared(config, accelerator, task, rows, splits, model, strategies, found, prints)
+    return Prepared(config, accelerator, processes, task, rows, splits, model, strategies, found, prints)
 
 
 def check_best_metric(config: Any, task: Task) -> None:
@@ -165,7 +199,7 @@ def _max_length(config: Any, tokenizer: Any) -> int:
     return asked or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
 
 
-def _encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str) -> Any:
+def _encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, stop: StopRequest) -> Any:
     """The features of a split, from the cache when the same rows were encoded the same way before."""
     tokenizer = task.tokenizer
     described = {
@@ -186,7 +220,7 @@ def _encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str) ->
     def encode(batches: Iterator[dict[str, list[Any]]]) -> Iterator[dict[str, list[Any]]]:
         return map(_with_lengths, task.pack(task.encode(batch) for batch in batches))
 
-    return encode_cached(rows, encode, key=key, cache_dir=folder, description=f"tokenize {split}")
+    return encode_cached(rows, encode, key=key, cache_dir=folder, description=f"tokenize {split}", poll=stop.poll)
 
 
 def _with_lengths(features: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -14,8 +14,11 @@ from pipeline.errors import ConfigError
 logger = logging.getLogger("graft")
 
 MAY_CHANGE = {
-    "": {"output_dir", "checkpoint", "eval", "tracking"},
-    "train": {"num_train_epochs", "max_steps", "micro_batch_size", "logging_steps", "gradient_checkpointing"},
+    "": {"output_dir", "checkpoint", "eval", "tracking", "guard"},
+    "train": {
+        *("num_train_epochs", "max_steps", "micro_batch_size", "logging_steps", "gradient_checkpointing"),
+        *("fsdp", "dataloader_num_workers", "ddp_timeout"),
+    },
     # where rows come from does not matter as long as they are the same: their fingerprint is compared
     "data": {
         *("train_file", "validation_file", "test_file", "dataset_name", "dataset_config", "dataset_revision"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,14 +12,20 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.lock import StopRequest, only_writer
-from pipeline.loop import Stopped
+from pipeline.errors import UserError
+from pipeline.failure import explain, saved
+from pipeline.heartbeat import Heartbeat
+from pipeline.lock import only_writer
 from pipeline.manifest import write_json
 from pipeline.prepare import Prepared
+from pipeline.processes import Disagreement, OtherProcessFailed
 from pipeline.resume import find_start, move_aside
 from pipeline.session import Session
+from pipeline.stopping import Stopped, StopRequest
 
 logger = logging.getLogger("graft")
+AGREED = (UserError, Stopped, OtherProcessFailed, Disagreement)
+"""Ends that all processes come to together."""
 
 
 @dataclass
@@ -58,28 +65,52 @@ def strict(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | 
     }
 
 
-def train(prepared: Prepared) -> Run:
-    """Train, evaluate and save. Raises loop.Stopped after saving when asked to stop."""
-    config, accelerator = prepared.config, prepared.accelerator
-    folder = Path(config.output_dir)
-    with StopRequest() as stop, only_writer(folder, enabled=accelerator.is_main_process):
-        accelerator.wait_for_everyone()
-        start = find_start(folder, config)
-        if start is None and accelerator.is_main_process and (aside := move_aside(folder)):
-            logger.warning("%s held an earlier run; it is now in %s", folder, aside)
-        accelerator.wait_for_everyone()
-        session = Session(prepared, folder, stop)
+def train(prepared: Prepared, stop: StopRequest | None = None) -> Run:
+    """Train, evaluate and save. Raises Stopped after saving when asked to stop, RunFailed when a process is lost."""
+    stop = stop or StopRequest()
+    folder, processes = Path(prepared.config.output_dir), prepared.processes
+    with ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(only_writer(folder)))
+        start = _find_start(folder, prepared)
+        heartbeat = Heartbeat(folder, processes.rank, processes.count)
+        held.callback(heartbeat.close)
         try:
-            results = session.do(start)
-        except Stopped as stopped:
-            stopped.exit_code = stop.exit_code
-            session.write_manifest("stopped")
+            run = _train(prepared, folder, stop, heartbeat, start)
+            processes.meet()
+        except AGREED:
             raise
-        finally:
-            session.log.close()
-        model = session.export()
-        if accelerator.is_main_process:
-            write_json(folder / "results.json", {**results, "metrics": strict(results["metrics"])})
-        session.write_manifest("finished")
-        accelerator.wait_for_everyone()
+        except Exception as error:
+            if processes.count == 1:
+                error.add_note(saved(folder))
+                raise
+            raise explain(error, heartbeat, folder) from error
+    return run
+
+
+def _find_start(folder: Path, prepared: Prepared) -> Path | None:
+    """The checkpoint to go on from, the same on all processes; None after an earlier run was moved aside."""
+
+    def find() -> str:
+        start = find_start(folder, prepared.config)
+        if start is None and (aside := move_aside(folder)):
+            logger.warning("%s held an earlier run; it is now in %s", folder, aside)
+        return "" if start is None else str(start)
+
+    name = prepared.processes.from_main(find)
+    return Path(name) if name else None
+
+
+def _train(prepared: Prepared, folder: Path, stop: StopRequest, heartbeat: Heartbeat, start: Path | None) -> Run:
+    session = Session(prepared, folder, stop, heartbeat)
+    try:
+        results = session.do(start)
+    except Stopped:
+        session.write_manifest("stopped")
+        raise
+    finally:
+        session.close()
+    model = session.export()
+    if prepared.processes.is_main:
+        write_json(folder / "results.json", {**results, "metrics": strict(results["metrics"])})
+    session.write_manifest("finished")
     return Run(folder, model, prepared.task.tokenizer, results)

@@ -11,12 +11,14 @@ from pipeline.config import Section, check_section, resolve
 from pipeline.data import DataConfig
 from pipeline.errors import ConfigError
 from pipeline.evaluation import EvalConfig
-from pipeline.loop import TrainConfig
+from pipeline.guard import GuardConfig
 from pipeline.models import INITS, ModelConfig
 from pipeline.optim import OPTIMIZERS, SCHEDULES, OptimConfig
+from pipeline.sharding import check_sharding
 from pipeline.strategies import STRATEGIES, Strategy
 from pipeline.tasks import TASKS, Task
 from pipeline.tracking import TrackingConfig
+from pipeline.training import TrainConfig
 
 
 class _Settings(Section):
@@ -28,6 +30,7 @@ class _Settings(Section):
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    guard: GuardConfig = GuardConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -89,7 +92,7 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
 def check(config: Any, *, has_validation: bool) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
     model, evaluation = config.model, config.eval
-    found = list(make_task(config).problems())
+    found = [*make_task(config).problems(), *check_sharding(config)]
     if (model.model_name_or_path is None) == (model.config is None):
         found.append(
             "model: give either model_name_or_path (start from a checkpoint) or config (start from random weights), "

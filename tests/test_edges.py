@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from pipeline import checkpoint, finetune
+from pipeline.accelerator import make_accelerator
 from pipeline.api import read_config
 from pipeline.data import DataConfig
 from pipeline.errors import ConfigError, DataError
-from pipeline.lock import StopRequest
+from pipeline.processes import Processes
+from pipeline.stopping import StopRequest
 from pipeline.tasks import TASKS
 from tests.synthetic import checkpoint_for, data_of, rows, settings
 from tests.test_invariants import on_two_processes
@@ -51,7 +53,8 @@ def test_a_folder_that_is_no_run_is_left_alone(decoder: Path, tmp_path: Path) ->
 
 
 def save(folder: Path, step: int) -> Path:
-    return checkpoint.save(folder, step, {"model": {"weight": torch.full((3,), float(step))}}, {"step": step})
+    tensors = {"model": {"weight": torch.full((3,), float(step))}}
+    return checkpoint.save(folder, step, tensors, {"step": step}, Processes(make_accelerator()))
 
 
 def test_going_on_from_an_earlier_step_leaves_the_later_ones_behind(tmp_path: Path) -> None:
@@ -81,10 +84,10 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(har
         checkpoint.load(newest)
 
 
-def test_leftovers_of_a_killed_save_do_not_stop_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.getpid", lambda: 7)
-    (tmp_path / ".tmp-step-000005-7").mkdir()
-    assert not checkpoint.problems(save(tmp_path, 5))
+def test_leftovers_of_a_killed_save_do_not_stop_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-step-000005").mkdir()
+    (tmp_path / ".tmp-step-000004").mkdir()
+    assert not checkpoint.problems(save(tmp_path, 5)) and not list(tmp_path.glob(".tmp-*"))
 
 
 @pytest.mark.filterwarnings("ignore:.*no supported trackers")
@@ -112,14 +115,16 @@ def test_bits_per_byte_mean_the_same_packed_and_not(tmp_path: Path) -> None:
 
 
 def test_a_shell_that_goes_away_stops_nothing_but_a_launcher_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = [10]
-    monkeypatch.setattr("os.getppid", lambda: parent[0])
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     alone = StopRequest()
     monkeypatch.setenv("LOCAL_RANK", "0")
     worker = StopRequest()
-    parent[0] = 1
+    monkeypatch.setattr("os.getppid", lambda: 1)
     assert not alone() and worker()
+    monkeypatch.delenv("LOCAL_RANK")
+    assert not StopRequest()()
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")  # the launcher died while we imported torch
+    assert StopRequest()()
 
 
 def test_regression_on_equal_numbers_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:

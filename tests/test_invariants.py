@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,7 @@ from safetensors.torch import load_file
 from pipeline.accelerator import config_path
 from pipeline.api import read_config, run_recipe
 from pipeline.data.batching import micro_batches, plan
-from pipeline.lock import StopRequest
-from pipeline.loop import Stopped
+from pipeline.stopping import Stopped
 from pipeline.strategies import STRATEGIES
 from tests.synthetic import RECIPE_OF, VARIANTS, checkpoint_for, data_of, settings
 
@@ -73,16 +73,18 @@ def test_how_a_batch_is_cut_does_not_change_the_update(variant: str, tmp_path: P
         assert worst_difference(found[8], found[micro]) < 2e-6
 
 
-class StopAt(StopRequest):
-    """A request to stop that comes after a stated number of steps."""
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """A real SIGTERM when so many steps are done; the run stops at the end of the next one."""
+    from pipeline.tracking import RunLog
 
-    def __init__(self, steps: int):
-        super().__init__()
-        self.left = steps
+    advance = RunLog.advance
 
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
+    def signalling(self: RunLog, step: int) -> None:
+        if step == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        advance(self, step)
+
+    monkeypatch.setattr(RunLog, "advance", signalling)
 
 
 def folder_hash(folder: Path) -> str:
@@ -107,11 +109,12 @@ def test_stopped_and_resumed_is_straight(
     data = data_of(read_config(name, given))
     run_recipe(name, given, datasets=data)
     given["output_dir"] = str(tmp_path / "stopped")
-    for stop in (3, 4):
-        monkeypatch.setattr("pipeline.run.StopRequest", lambda steps=stop: StopAt(steps))
-        with pytest.raises(Stopped):
+    for stop in (2, 6):
+        stop_after(monkeypatch, stop)
+        with pytest.raises(Stopped) as stopped:
             run_recipe(name, given, datasets=data)
-    monkeypatch.undo()
+        assert stopped.value.saved_step == stop + 1
+        monkeypatch.undo()
     run_recipe(name, given, datasets=data)
     one, other = tmp_path / "straight", tmp_path / "stopped"
     assert folder_hash(one / "checkpoints" / "step-000009") == folder_hash(other / "checkpoints" / "step-000009")

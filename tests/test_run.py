@@ -83,8 +83,8 @@ def test_a_lost_head_is_noticed(encoder: Path, tmp_path: Path, monkeypatch: pyte
     import pipeline.session as module
     from pipeline.export import save_model as save
 
-    def careless(model: Any, tokenizer: Any, folder: Path, accelerator: Any) -> None:
-        save(model, tokenizer, folder, accelerator)
+    def careless(model: Any, weights: Any, tokenizer: Any, folder: Path, processes: Any) -> None:
+        save(model, weights, tokenizer, folder, processes)
         file = folder / "adapter_model.safetensors"
         save_file({key: value * 0 if "classifier" in key else value for key, value in load_file(file).items()}, file)
 

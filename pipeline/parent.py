@@ -1,0 +1,25 @@
+"""Who started this process, looked at before anything slow is imported: a launcher may die during that."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PARENT = os.getppid()
+ONLY_FROM_ACCELERATE = "ACCELERATE_DYNAMO_BACKEND"
+"""Environment variable that accelerate's launcher sets for every process it starts, and nobody else has a reason to."""
+
+
+def launched() -> bool:
+    """Whether the parent is a launcher, whose death must end us; a shell may go away (nohup)."""
+    import psutil
+
+    if "LOCAL_RANK" in os.environ:
+        return True
+    if os.getppid() != PARENT:
+        return ONLY_FROM_ACCELERATE in os.environ
+    try:
+        words = psutil.Process(PARENT).cmdline()
+    except psutil.Error:
+        return False
+    return any(Path(word).name.startswith("accelerate") for word in words[:4])
