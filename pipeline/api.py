@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     Exit codes: 0 finished; 2 a mistake in the configuration or the data; 143 or 130 stopped by a signal after saving;
     1 anything else, such as a process that was lost.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR  # one process speaks
+    logging.basicConfig(level=level, format="%(message)s")
     # what libraries will rename in their next version is no news for the person at the terminal
     warnings.filterwarnings("ignore", category=FutureWarning)
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -153,6 +155,8 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
 def _leave(error: RunFailed | OtherProcessFailed, again: str) -> None:
     """End now: with a process lost, an orderly end would wait for it. The one that knows the reason has the word."""
     if isinstance(error, RunFailed):
+        if error.own:
+            traceback.print_exception(error.__cause__)
         print(f"graft: {error}\n  to continue: {again}", file=sys.stderr)
     elif exit_code(error) == USER_ERROR:
         say(f"graft: {error}")

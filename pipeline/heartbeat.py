@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -53,7 +54,7 @@ class Heartbeat:
         for path in sorted(self.folder.glob("*.json")):
             with suppress(OSError, ValueError):
                 found.append(json.loads(path.read_text()))
-        return [line for line in found if line["rank"] not in (self.rank, *range(self.count, len(found)))]
+        return [line for line in found if line["rank"] != self.rank]
 
     def is_gone(self, line: dict[str, Any]) -> bool:
         """Whether the process of a line has ended; of other machines nobody here knows."""
@@ -71,10 +72,12 @@ class Heartbeat:
                 os.kill(line["pid"], SHOW_STACK)
 
     def close(self) -> None:
-        """The run is over; its lines with it."""
+        """Write no more. The line stays: after a failure the others read it."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
-            (self.folder / f"{self.rank:05d}.json").unlink(missing_ok=True)
-            with suppress(OSError):  # the last one to leave takes the folder away
-                self.folder.rmdir()
+
+
+def forget(folder: Path) -> None:
+    """Take away the lines of an earlier start, before anybody writes new ones."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)

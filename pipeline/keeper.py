@@ -118,7 +118,7 @@ class Keeper:
         if self.processes.count == 1 or self.prepared.config.train.fsdp:
             return {}
         total = sum(float(value.detach().double().sum()) for value in model_tensors(self.model).values())
-        return {"model": f"{total:.9g}"}
+        return {"model (the sum of its weights)": f"{total:.9g}"}
 
     def _best_by(self) -> list[Any]:
         """What "best" means in this run; a resumed run that means something else starts to look anew."""

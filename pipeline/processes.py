@@ -95,7 +95,7 @@ class Processes:
         """Raise Disagreement on all processes when one of them sees another value of a fact than the main process."""
         everyone = [json.loads(text) for text in self.share(json.dumps(dict(facts)))]
         problems = [
-            f"process {rank} has another {name} than process 0 ({found[name]} against {everyone[0][name]})"
+            f"process {rank} sees another {name} than process 0 ({found[name]} against {everyone[0][name]})"
             for rank, found in enumerate(everyone)
             for name in facts
             if found[name] != everyone[0][name]

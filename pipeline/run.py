@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.failure import explain, saved
-from pipeline.heartbeat import Heartbeat
+from pipeline.heartbeat import Heartbeat, forget
 from pipeline.lock import only_writer
 from pipeline.manifest import write_json
 from pipeline.prepare import Prepared
@@ -76,7 +76,7 @@ def train(prepared: Prepared, stop: StopRequest | None = None) -> Run:
         held.callback(heartbeat.close)
         try:
             run = _train(prepared, folder, stop, heartbeat, start)
-            processes.meet()
+            processes.on_main(lambda: forget(folder))
         except AGREED:
             raise
         except Exception as error:
@@ -91,6 +91,7 @@ def _find_start(folder: Path, prepared: Prepared) -> Path | None:
     """The checkpoint to go on from, the same on all processes; None after an earlier run was moved aside."""
 
     def find() -> str:
+        forget(folder)
         start = find_start(folder, prepared.config)
         if start is None and (aside := move_aside(folder)):
             logger.warning("%s held an earlier run; it is now in %s", folder, aside)

@@ -127,10 +127,10 @@ class Session:
         described = json.dumps(self.prepared.config.model_dump(mode="json"), sort_keys=True)
         rows = "".join(self.prepared.fingerprints.values())
         return {
-            "configuration": sha256(described.encode()).hexdigest()[:12],
-            "data": sha256(rows.encode()).hexdigest()[:12],
+            "configuration (its sha256)": sha256(described.encode()).hexdigest()[:12],
+            "set of rows (their sha256)": sha256(rows.encode()).hexdigest()[:12],
             "step": str(self.training.state.step),
-            "torch": torch.__version__,
+            "version of torch": torch.__version__,
             **self.keeper.copies(),
         }
 
@@ -184,9 +184,10 @@ class Session:
             self.write_manifest("running")
         else:
             kept = self.keeper.saved_step
-            newest = "there is no checkpoint yet" if kept is None else f"the newest checkpoint is that of step {kept}"
-            logger.warning("step %d was not saved: %s; %s", state.step, problem, newest)
-            self.log.event({"event": "save_failed", "step": state.step, "reason": problem})
+            newest = "none yet" if kept is None else f"step {kept}"
+            self.log.event(
+                {"event": "not saved", "step": state.step, "reason": problem, "the newest checkpoint": newest}
+            )
         self.heartbeat.at("training", state.step + 1)
         return self.keeper.saved_step
 

@@ -66,7 +66,7 @@ def take_step(training: Training) -> Outcome:
         _halve(training, portion)
     if apart:
         processes.average_gradients(training.model)
-        state.largest_micro_batch = portion.largest
+        state.largest_micro_batch = max(state.largest_micro_batch, portion.largest)
     norm = _gradient_norm(training)
     verdict = _judge(training, loss / max(1, terms), norm, terms)
     if verdict == "taken":
@@ -85,9 +85,12 @@ def take_step(training: Training) -> Outcome:
 
 def _is_watched(training: Training, portion: Portion) -> bool:
     """Whether gradients travel after backward and not within it, where a process that runs out of memory would leave
-    the others waiting. That costs time, so it is done only for micro-batches larger than any that has fitted."""
-    several = training.processes.count > 1 and not isinstance(training.model, FSDPModule)
-    return several and portion.largest > training.state.largest_micro_batch
+    the others waiting. On a GPU that costs time, so there it is done only for micro-batches larger than any that has
+    fitted; a processor cannot compute and send at once anyway."""
+    if training.processes.count == 1 or isinstance(training.model, FSDPModule):
+        return False
+    on_processor = training.accelerator.device.type == "cpu"
+    return on_processor or portion.largest > training.state.largest_micro_batch
 
 
 def _attempt(training: Training, portion: Portion, terms: int, *, apart: bool) -> tuple[float, bool]:

@@ -1,0 +1,183 @@
+"""Faults for real runs in other processes: FAULT="kind rank step", installed by the script that starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def at_step(act: Any) -> None:
+    """Call `act(training)` inside the backward of the step and process that FAULT names."""
+    import pipeline.step as module
+
+    _, rank, step = os.environ["FAULT"].split()
+    backward = module._backward
+
+    def faulty(training: Any, *arguments: Any, **more: Any) -> float:
+        loss = backward(training, *arguments, **more)
+        mine = training.processes.rank == int(rank) and training.state.step == int(step)
+        return act(training, loss) if mine else loss
+
+    module._backward = faulty
+
+
+def die(training: Any, loss: float) -> float:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return loss
+
+
+def hang(training: Any, loss: float) -> float:
+    time.sleep(3600)
+    return loss
+
+
+def fail(training: Any, loss: float) -> float:
+    raise KeyError("a bug in somebody's task")
+
+
+def nan(training: Any, loss: float) -> float:
+    return float("nan")
+
+
+def infinite_gradient(training: Any, loss: float) -> float:
+    next(parameter for parameter in training.model.parameters() if parameter.grad is not None).grad.fill_(float("inf"))
+    return loss
+
+
+def out_of_memory(training: Any, loss: float) -> float:
+    if training.micro_batch_size > 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+    return loss
+
+
+def out_of_memory_in_words(training: Any, loss: float) -> float:
+    if training.micro_batch_size > 1:
+        raise RuntimeError("CUDA error: out of memory")
+    return loss
+
+
+def drift(training: Any, loss: float) -> float:
+    with torch.no_grad():
+        next(iter(training.model.parameters())).add_(1.0)
+    return loss
+
+
+def stop(training: Any, loss: float) -> float:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return loss
+
+
+def slow(training: Any, loss: float) -> float:
+    """So slow that a test can send signals: every step of every process waits, and says that training has begun."""
+    Path(os.environ["FAULT_SAYS"]).touch()
+    time.sleep(0.2)
+    return loss
+
+
+AT_STEP = (die, hang, fail, nan, infinite_gradient, out_of_memory, out_of_memory_in_words, drift, stop)
+
+
+def install() -> None:
+    """Install the fault that the environment names, if any."""
+    kind = os.environ.get("FAULT", "").partition(" ")[0]
+    if not kind:
+        return
+    known = {act.__name__: act for act in AT_STEP}
+    if kind in known:
+        at_step(known[kind])
+    else:
+        globals()[f"install_{kind}"]()
+
+
+def install_oom_within_backward() -> None:
+    """As on a GPU, where gradients of micro-batches that have fitted travel within backward."""
+    import pipeline.step as module
+
+    module._is_watched = lambda training, portion: portion.largest > training.state.largest_micro_batch
+    os.environ["FAULT"] = "out_of_memory 1 2"
+    at_step(out_of_memory)
+
+
+def install_slow_training() -> None:
+    import pipeline.step as module
+
+    backward = module._backward
+
+    def slower(training: Any, *arguments: Any, **more: Any) -> float:
+        return slow(training, backward(training, *arguments, **more))
+
+    module._backward = slower
+
+
+def install_slow_evaluation() -> None:
+    import pipeline.evaluation as module
+
+    forward = module._forward
+
+    def slower(*arguments: Any, **more: Any) -> Any:
+        return slow(None, forward(*arguments, **more))  # type: ignore[arg-type]
+
+    module._forward = slower
+
+
+def install_slow_tokenization() -> None:
+    from pipeline.data import cache
+
+    encoded = cache._encoded
+
+    def slower(*arguments: Any, **more: Any) -> Any:
+        for batch in encoded(*arguments, **more):
+            slow(None, 0.0)
+            arguments[3]()
+            yield batch
+            while True:  # the work never ends by itself
+                slow(None, 0.0)
+                arguments[3]()
+
+    cache._encoded = slower
+
+
+def install_slow_main() -> None:
+    """Writing takes longer than processes may wait for each other within a step."""
+    from pipeline import checkpoint
+
+    publish = checkpoint._publish
+
+    def slower(*arguments: Any) -> None:
+        time.sleep(8)
+        publish(*arguments)
+
+    checkpoint._publish = slower
+
+
+def install_full_disk() -> None:
+    """The disk of process 1 takes nothing."""
+    from pipeline import checkpoint
+
+    write = checkpoint._write
+
+    def full(temporary: Any, tensors: Any, processes: Any) -> Any:
+        if processes.rank == 1:
+            raise OSError(28, "No space left on device")
+        return write(temporary, tensors, processes)
+
+    checkpoint._write = full
+
+
+def install_other_rows() -> None:
+    """Process 1 reads other rows than process 0."""
+    import pipeline.api as module
+    from pipeline.prepare import prepare as whole
+    from tests.synthetic import data_of
+
+    rank = int(os.environ.get("RANK", "0"))
+
+    def other(config: Any, **more: Any) -> Any:
+        return whole(config, **{**more, "datasets": data_of(config, 40 + rank)})
+
+    module.prepare = other
