@@ -17,10 +17,13 @@ from torch import nn
 
 from pipeline import models
 from pipeline.accelerator import make_accelerator
+from pipeline.config import saying_where
 from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
 from pipeline.errors import ConfigError, DataError, nearest
+from pipeline.evaluation import load_metrics
 from pipeline.models.limit import length_limit
 from pipeline.optim import Movement, apply, movements
+from pipeline.output import check_output
 from pipeline.settings import check, make_task, start_of, strategies_of
 from pipeline.strategies import Strategy
 from pipeline.tasks import Task
@@ -106,9 +109,15 @@ def prepare(
     config: Any, *, build_model: BuildModel = whole_model, datasets: Mapping[str, Any] | None = None
 ) -> Prepared:
     """Check, read, encode and build, cheap things first. Raises ConfigError or DataError with all problems found."""
+    with saying_where(config):
+        return _prepared(config, build_model, datasets)
+
+
+def _prepared(config: Any, build_model: BuildModel, datasets: Mapping[str, Any] | None) -> Prepared:
     data = config.data
     sources = (data.validation_file, data.dataset_validation_split, data.validation_split_fraction)
     check(config, has_validation="validation" in (datasets or {}) or any(sources))
+    check_output(config.output_dir, config.checkpoint.resume)
     accelerator = make_accelerator(
         config.train.mixed_precision, log_with=config.tracking.report_to or None, project_dir=config.output_dir
     )
@@ -116,6 +125,7 @@ def prepare(
         (config.model.model_name_or_path, config.model.tokenizer_name_or_path), revision=config.model.revision
     )
     task = make_task(config)
+    models.check_start(config.model, task.model_class)
     rows = load_splits(data, task.columns(), datasets=datasets)
     if "train" not in rows:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
@@ -123,6 +133,7 @@ def prepare(
     check_best_metric(config, task)
     tokenizer = models.load_tokenizer(config.model)
     task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
+    check_model(config, task)
     prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
     splits = {split: _encoded(config, task, part, prints[split], split) for split, part in rows.items()}
     _refuse_unlearnable(task, splits)
@@ -137,8 +148,28 @@ def prepare(
     return Prepared(config, accelerator, task, rows, splits, model, strategies, found, prints)
 
 
+def check_model(config: Any, task: Task) -> None:
+    """Refuse a start, or a strategy, that cannot work, from names and shapes alone: no weight is read or drawn."""
+    model = models.outline(
+        config.model,
+        model_class=task.model_class,
+        model_kwargs=task.model_kwargs(),
+        tokenizer=task.tokenizer,
+        new_parameters=task.new_parameters,
+    )
+    for strategy in strategies_of(config).values():
+        strategy.check(model, task)
+
+
 def check_best_metric(config: Any, task: Task) -> None:
-    """Refuse a metric_for_best_model that nothing will report; metrics of the user's own may report any name."""
+    """Refuse a metric that is not there, and a metric_for_best_model that nothing will report.
+
+    Metrics of the user's own may report any name.
+    """
+    try:
+        load_metrics(config.eval.metrics)
+    except ConfigError as error:
+        raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
     wanted, known = config.eval.metric_for_best_model, ["loss", *task.metrics()]
     if wanted is not None and wanted not in known and not config.eval.metrics:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from pydantic import SerializeAsAny, create_model, field_validator
@@ -35,6 +36,11 @@ class _Settings(Section):
     """Strategies of your own: `my_module:MyStrategy: {<setting>: ...}` at the top level lands here."""
     output_dir: str = "runs/graft"
     """Folder of the run."""
+
+    @field_validator("output_dir")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return os.path.expanduser(value)  # else a folder named ~ would be made
 
     @field_validator("task", mode="before")
     @classmethod
@@ -99,7 +105,7 @@ def check(config: Any, *, has_validation: bool) -> None:
         for key, is_set in {"init": model.init != "default", "depth_scaled": model.depth_scaled}.items():
             if is_set:
                 found.append(f"model.{key}: draws random weights, and this run starts from a checkpoint; leave it out")
-    elif model.tokenizer_name_or_path is None:
+    elif model.config is not None and model.tokenizer_name_or_path is None:
         found.append(
             "model.tokenizer_name_or_path: random weights come with no tokenizer; name one or a folder that has one"
         )

@@ -22,7 +22,7 @@ LAYERS = [
     "settings",
     "loop",
     "export",
-    "checkpoint evaluation tracking manifest lock",
+    "checkpoint evaluation tracking manifest lock output",
     "tasks strategies",
     "data models optim metrics",
     "launch",

@@ -29,7 +29,13 @@ KEY = "model.config"
 
 
 def from_config(
-    config: ModelConfig, *, model_class: str, model_kwargs: Mapping[str, Any], tokenizer: Any, seed: int
+    config: ModelConfig,
+    *,
+    model_class: str,
+    model_kwargs: Mapping[str, Any],
+    tokenizer: Any,
+    seed: int,
+    outline: bool = False,
 ) -> PreTrainedModel:
     """A model of `model.config`'s architecture with random weights, in fp32 on the CPU.
 
@@ -37,6 +43,7 @@ def from_config(
     it, the vocabulary has as many rows as the tokenizer has ids. The same seed gives the same weights; the global
     random state is left as it was.
 
+    An `outline` has names and shapes only, and takes no memory.
     Raises ConfigError for an unknown model type, setting or value, and when the architecture cannot do the task.
     """
     resolve(INITS, config.init, what="model.init")
@@ -46,12 +53,15 @@ def from_config(
     if config.dropout is not None:
         apply_dropout(model_config, config.dropout)
     attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
-    with torch.random.fork_rng(devices=[]), no_init_weights():
+    device = torch.device("meta" if outline else "cpu")
+    with torch.random.fork_rng(devices=[]), no_init_weights(), device:
         try:
             model = getattr(transformers, model_class).from_config(model_config, dtype=torch.float32, **attention)
         except (ValueError, TypeError, RuntimeError, ImportError, ZeroDivisionError, AssertionError) as error:
             raise ConfigError(f"{KEY}: no {model_config.model_type} can be built from it: {error}") from error
     fit_tokenizer(model, tokenizer, where=KEY)
+    if outline:
+        return model
     initialize(model, config.init, depth_scaled=config.depth_scaled, seed=seed)
     return model
 

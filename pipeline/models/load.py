@@ -38,8 +38,11 @@ def from_checkpoint(
     tokenizer: Any,
     new_parameters: str | None,
     seed: int = 0,
+    outline: bool = False,
 ) -> PreTrainedModel:
     """The checkpoint's model for a task, in fp32 on the CPU.
+
+    An `outline` reads names and shapes only: its tensors have no values, and everything below is refused all the same.
 
     `model_class` is the name of a transformers auto class, `model_kwargs` what the task sets in the model's config
     (labels), `new_parameters` a regex (re.search) of the parameters the checkpoint may lack because the task brings
@@ -49,20 +52,30 @@ def from_checkpoint(
     Raises ConfigError when the folder is missing or is an adapter, has no safetensors, wants to run code, is
     quantized, is for another kind of task, lacks tensors or has them in other shapes, or has too small a vocabulary.
     """
-    place, settings = read_settings(config)
-    _refuse_foreign_code(settings, config)
-    model_config = read_config(place, config)
-    check_architecture(model_config, model_class, where=KEY)
+    place, model_config = check_settings(config, model_class)
     apply_task(model_config, model_kwargs)
     if config.dropout is not None:
         apply_dropout(model_config, config.dropout)
-    model, report = _load(place, config, model_config, model_class, seed)
+    model, report = _load(place, config, model_config, model_class, seed, outline)
     _account_for(report, config, model_class, model_kwargs, new_parameters)
-    strange = [name for name in report["missing_keys"] if not model.state_dict()[name].isfinite().all()]
+    if not outline and (unused := sorted(report["unexpected_keys"])):
+        tensors = _listed(unused)
+        logger.warning("%s has %d tensors this task does not use: %s", config.model_name_or_path, len(unused), tensors)
+    new = [] if outline else report["missing_keys"]
+    strange = [name for name in new if not model.state_dict()[name].isfinite().all()]
     if strange:
         raise RuntimeError(f"transformers left these new tensors without values: {', '.join(sorted(strange))}")
     fit_tokenizer(model, tokenizer, where=KEY)
     return model
+
+
+def check_settings(config: ModelConfig, model_class: str) -> tuple[str, PreTrainedConfig]:
+    """Where the checkpoint is, and its config, when that alone does not speak against the task."""
+    place, settings = read_settings(config)
+    _refuse_foreign_code(settings, config)
+    model_config = read_config(place, config)
+    check_architecture(model_config, model_class, where=KEY)
+    return place, model_config
 
 
 def checkpoint_labels(config: ModelConfig) -> list[str] | None:
@@ -165,7 +178,7 @@ def read_config(place: str, config: ModelConfig) -> PreTrainedConfig:
 
 
 def _load(
-    place: str, config: ModelConfig, model_config: PreTrainedConfig, model_class: str, seed: int
+    place: str, config: ModelConfig, model_config: PreTrainedConfig, model_class: str, seed: int, outline: bool
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     # Without this, transformers asks a service on the hub to convert pickled weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
@@ -182,6 +195,7 @@ def _load(
                 ignore_mismatched_sizes=True,  # they are reported below, all at once
                 output_loading_info=True,
                 **({"attn_implementation": config.attn_implementation} if config.attn_implementation else {}),
+                **({"device_map": "meta"} if outline else {}),
             )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"{KEY}: {config.model_name_or_path} cannot be loaded: {_brief(error)}") from error
@@ -213,8 +227,6 @@ def _account_for(
         )
     if problems:
         raise ConfigError(problems)
-    if unused := sorted(report["unexpected_keys"]):
-        logger.warning("%s has %d tensors this task does not use: %s", name, len(unused), _listed(unused))
 
 
 @contextmanager
