@@ -79,7 +79,8 @@ def _explain(tree: Tree, model: type[BaseModel], values: dict[str, Any], error: 
         for problem in cause.problems:
             _relocate(tree, problem, path)
     elif missing and field is not None:
-        note(tree, path, f"missing; expected {expected(field)}")
+        wanted = "what is to be learned, such as `task: causal_lm`" if path == (OPAQUE,) else expected(field)
+        note(tree, path, f"missing; expected {wanted}")
     elif cause is not None:
         note(tree, path, str(cause))
     elif kind == "extra_forbidden":

@@ -56,7 +56,7 @@ def resolve(registry: Mapping[str, T], name: str, *, what: str) -> T:
     except Exception as error:
         reason = f"importing it failed: {type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            reason = f"there is no module {error.name!r}"
+            reason = f"there is no module {error.name!r} in this folder or among the installed packages"
         raise ConfigError(f"{what}: {name!r}: {reason}") from error
     if attribute not in vars(module):
         public = [known for known in vars(module) if not known.startswith("_")]

@@ -42,7 +42,7 @@ def check_output(output_dir: str, resume: str) -> None:
         )
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         near = get_close_matches(resume, ("auto", "never"), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected auto, never, or such as {folder / EXAMPLE}"
+        hint = f"did you mean {near[0]!r}?" if near else f"expected auto, never, or a folder such as {folder / EXAMPLE}"
         problems.append(f"checkpoint.resume: {resume!r} is no folder; {hint}")
     if problems:
         raise ConfigError(problems)

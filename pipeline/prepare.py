@@ -122,7 +122,8 @@ def _prepared(config: Any, build_model: BuildModel, datasets: Mapping[str, Any] 
         config.train.mixed_precision, log_with=config.tracking.report_to or None, project_dir=config.output_dir
     )
     models.prepare_hub(
-        (config.model.model_name_or_path, config.model.tokenizer_name_or_path), revision=config.model.revision
+        {f"model.{key}": vars(config.model)[key] for key in ("model_name_or_path", "tokenizer_name_or_path")},
+        revision=config.model.revision,
     )
     task = make_task(config)
     models.check_start(config.model, task.model_class)
@@ -157,8 +158,11 @@ def check_model(config: Any, task: Task) -> None:
         tokenizer=task.tokenizer,
         new_parameters=task.new_parameters,
     )
-    for strategy in strategies_of(config).values():
+    strategies = list(strategies_of(config).values())
+    for strategy in strategies:
         strategy.check(model, task)
+    if all(type(strategy).wrap is Strategy.wrap for strategy in strategies):
+        movements(model, [strategy.rules(model, task) for strategy in strategies], config.optim.weight_decay)
 
 
 def check_best_metric(config: Any, task: Task) -> None:
@@ -233,8 +237,8 @@ def _refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
         if len(rows):
             shown = ", ".join(str(int(row) + 1) for row in rows[:10])
             problems.append(
-                f"{split}: {len(rows)} of {len(features)} rows hold nothing to learn from within data.max_length "
-                f"{task.max_length} (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
+                f"data.max_length: {len(rows)} of {len(features)} {split} rows hold nothing to learn from within "
+                f"{task.max_length} tokens (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
             )
     if problems:
         raise DataError(problems)

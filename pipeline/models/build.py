@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ def read_config(source: dict[str, Any] | str | None, tokenizer: Any) -> PreTrain
         raise ConfigError(f"{KEY}: is not set; give {{model_type: llama, ...}}, a config.json, its folder or a hub id")
     if isinstance(source, dict):
         return _from_settings(dict(source), tokenizer)
-    place = source if Path(source).expanduser().is_file() else locate(source, what=KEY)
+    is_file = Path(source).expanduser().is_file()
+    if source.endswith(".json") and not is_file:
+        raise ConfigError(f"{KEY}: there is no file {source}")
+    place = source if is_file else locate(source, what=KEY)
     try:
         model_config = AutoConfig.from_pretrained(Path(place).expanduser() if Path(place).exists() else place)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
@@ -86,8 +90,11 @@ def read_config(source: dict[str, Any] | str | None, tokenizer: Any) -> PreTrain
 def _from_settings(settings: dict[str, Any], tokenizer: Any) -> PreTrainedConfig:
     model_type = settings.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
-        what = "has no model_type" if model_type is None else f"unknown model_type {model_type!r}"
-        raise ConfigError(f"{KEY}: {what}; {nearest(str(model_type), CONFIG_MAPPING.keys())}")
+        if model_type is None:
+            raise ConfigError(f"{KEY}: has no model_type; say which architecture, such as model_type: llama")
+        raise ConfigError(
+            f"{KEY}: unknown model_type {model_type!r}; {nearest(str(model_type), CONFIG_MAPPING.keys())}"
+        )
     config_class: Any = CONFIG_MAPPING[model_type]
     known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
     unknown = sorted(set(settings) - known)
@@ -98,7 +105,8 @@ def _from_settings(settings: dict[str, Any], tokenizer: Any) -> PreTrainedConfig
     try:
         return config_class(**settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ConfigError(f"{KEY}: {' '.join(str(error).split())}") from error
+        said = re.sub(r"^Class validation error for validator '\w+': \w+: ", "", " ".join(str(error).split()))
+        raise ConfigError(f"{KEY}: {said}") from error
 
 
 def _token_settings(tokenizer: Any, *, known: Collection[str]) -> dict[str, Any]:

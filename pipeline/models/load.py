@@ -14,11 +14,13 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, nearest
 from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer
 from pipeline.models.reach import locate
 from pipeline.models.settings import ModelConfig
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 KEY = "model.model_name_or_path"
 SHOWN = 6
 """How many tensor names a message lists."""
+CLASSIFIER = "ForSequenceClassification"
+"""How the class names of models with a head for labels of whole texts end."""
 
 
 def from_checkpoint(
@@ -73,6 +77,10 @@ def check_settings(config: ModelConfig, model_class: str) -> tuple[str, PreTrain
     """Where the checkpoint is, and its config, when that alone does not speak against the task."""
     place, settings = read_settings(config)
     _refuse_foreign_code(settings, config)
+    kind = settings.get("model_type")
+    if kind is not None and kind not in CONFIG_MAPPING and "auto_map" not in settings:
+        hint = f"{nearest(str(kind), CONFIG_MAPPING)} (or this transformers is too old for it)"
+        raise ConfigError(f"{KEY}: {config.model_name_or_path} is of an unknown architecture {kind!r}; {hint}")
     model_config = read_config(place, config)
     check_architecture(model_config, model_class, where=KEY)
     return place, model_config
@@ -85,12 +93,16 @@ def checkpoint_labels(config: ModelConfig) -> list[str] | None:
     """
     if config.model_name_or_path is None:
         return None
-    names = read_settings(config)[1].get("id2label")
-    if not names:
+    settings = read_settings(config)[1]
+    names, made_for = settings.get("id2label"), settings.get("architectures") or [CLASSIFIER]
+    if not names or not any(name.endswith(CLASSIFIER) for name in made_for):
         return None
     labels = {int(index): str(name) for index, name in names.items()}
     if sorted(labels) != list(range(len(labels))):
-        raise ConfigError(f"{KEY}: id2label of {config.model_name_or_path} has gaps: ids {sorted(labels)}")
+        raise ConfigError(
+            f"{KEY}: id2label of {config.model_name_or_path} has gaps: ids {sorted(labels)}; "
+            "number the labels of its config.json from 0 on"
+        )
     ordered = [labels[index] for index in range(len(labels))]
     return None if all(re.fullmatch(r"LABEL_\d+", label) for label in ordered) else ordered
 
@@ -139,7 +151,10 @@ def _check_folder(folder: Path) -> None:
             f"{KEY}: {folder} has only pickled weights, which can run code when they are read; in a place you trust, "
             "convert them once with AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
         )
-    raise ConfigError(f"{KEY}: {folder} has a config.json but no *.safetensors file with weights")
+    raise ConfigError(
+        f"{KEY}: {folder} has a config.json but no *.safetensors file with weights; "
+        "copy them beside it, or give the folder they are in"
+    )
 
 
 def _refuse_foreign_code(settings: Mapping[str, Any], config: ModelConfig) -> None:
@@ -149,13 +164,20 @@ def _refuse_foreign_code(settings: Mapping[str, Any], config: ModelConfig) -> No
     for path, value in _walk(settings):
         key = path.rsplit(".", 1)[-1]
         if key == "trust_remote_code" and value:
-            problems.append(f"{KEY}: {name} sets {path} in its config.json, which asks to run code from elsewhere")
+            problems.append(
+                f"{KEY}: {name} sets {path} in its config.json, which asks to run code from elsewhere; {_EDIT}"
+            )
         if "attn_implementation" in key and isinstance(value, str) and "/" in value:
-            problems.append(f"{KEY}: {name} sets {path}: {value} in its config.json, a kernel fetched from elsewhere")
+            problems.append(
+                f"{KEY}: {name} sets {path}: {value} in its config.json, a kernel fetched from elsewhere; {_EDIT}"
+            )
         if key == "quantization_config" and value:
             problems.append(f"{KEY}: {name} is quantized; training needs the unquantized checkpoint it was made from")
     if problems:
         raise ConfigError(problems)
+
+
+_EDIT = "take that line out, or choose another checkpoint"
 
 
 def _walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -197,6 +219,11 @@ def _load(
                 **({"attn_implementation": config.attn_implementation} if config.attn_implementation else {}),
                 **({"device_map": "meta"} if outline else {}),
             )
+        except SafetensorError as error:
+            raise ConfigError(
+                f"{KEY}: a weights file of {config.model_name_or_path} is damaged or not whole ({_brief(error)}); "
+                "fetch it again"
+            ) from error
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"{KEY}: {config.model_name_or_path} cannot be loaded: {_brief(error)}") from error
 
@@ -222,7 +249,7 @@ def _account_for(
     )
     if missing:
         problems.append(
-            f"{KEY}: {name} lacks {len(missing)} tensors that {model_class} needs and the task does not bring: "
+            f"{KEY}: {name} lacks {_tensors(missing)} that {model_class} needs and the task does not bring: "
             f"{_listed(missing)}; it was trained for another kind of task, or is incomplete"
         )
     if problems:
@@ -243,6 +270,10 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+def _tensors(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) != 1 else ''}"
 
 
 def _listed(names: list[str]) -> str:

@@ -38,7 +38,9 @@ class LoRA(Strategy):
     def check(self, model: nn.Module, task: TaskView) -> None:
         wanted = self.config.target_modules
         modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
-        missing = [name for name in wanted if name.rsplit(".", 1)[-1] not in modules] if isinstance(wanted, list) else []
+        missing = (
+            [name for name in wanted if name.rsplit(".", 1)[-1] not in modules] if isinstance(wanted, list) else []
+        )
         if missing:
             linear = [name for name, module in modules.items() if isinstance(module, LINEAR)]
             raise ConfigError(
