@@ -35,7 +35,7 @@ def check_output(output_dir: str, resume: str) -> None:
             f"output_dir: no permission to write in {there}; choose another folder, or let its owner give you the right"
         )
     elif there == folder and is_foreign(folder.iterdir()):
-        inside = sorted(path.name for path in folder.iterdir())
+        inside = sorted({path.name for path in folder.iterdir()} - {LOCK})
         problems.append(
             f"output_dir: {output_dir} holds files that are no run of graft ({', '.join(inside[:3])}"
             f"{', ...' if len(inside) > 3 else ''}); choose another folder"
