@@ -46,7 +46,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the cases with the checkpoints they name."""
     folder = tmp_path_factory.mktemp("bad") / "inputs"
     shutil.copytree(FOLDER, folder)
-    models, named = folder / "models", {"id2label": {0: "negative", 1: "positive"}}
+    models = folder / "models"
+    named: dict[str, Any] = {"id2label": {0: "negative", 1: "positive"}}
     tiny_checkpoint(models / "bert", "bert", "AutoModelForMaskedLM")
     tiny_checkpoint(models / "llama", "llama", "AutoModelForCausalLM")
     tiny_checkpoint(models / "sentiment", "bert", "AutoModelForSequenceClassification", **named)

@@ -24,8 +24,8 @@ from pipeline.yaml_file import write_yaml
 
 SECTIONS = {name: section_type(field.annotation)[0] for name, field in RunConfig.model_fields.items() if name != "task"}
 KEYS = [(name, key) for name, section in SECTIONS.items() if section is not None for key in section.model_fields]
-LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-LEAF |= st.text(max_size=8)
+NUMBER = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+LEAF = st.none() | st.booleans() | NUMBER | st.text(max_size=8)
 WORDS = st.sampled_from(["auto", "no", "none", "blocks", "yes", "1e-4", "0", "1", "-1", "adamw", "bf16", "true", ""])
 ANY_CHARACTER = st.characters(categories=None)
 """Lone surrogates too, which JSON can write and UTF-8 cannot."""

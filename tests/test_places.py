@@ -127,6 +127,6 @@ def test_labels_of_a_trained_head_are_not_given_other_meanings(tmp_path: Path) -
         choose_labels(["cat", "dog"], None, ["yes", "no"])
     assert choose_labels(["cat", "dog"], ["dog", "cat"], ["yes", "no"])[0] == ["dog", "cat"]
     # names without a head that knows them bind nobody
-    named = {"id2label": {0: "yes", 1: "no"}}
+    named: dict[str, Any] = {"id2label": {0: "yes", 1: "no"}}
     body = tiny_checkpoint(tmp_path / "body", "bert", "AutoModelForMaskedLM", **named)
     assert checkpoint_labels(ModelConfig(model_name_or_path=str(body))) is None
