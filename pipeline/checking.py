@@ -140,15 +140,19 @@ class Places:
     tree: Tree | None = field(default=None, compare=False, repr=False)
 
     def named(self, problems: list[str]) -> list[str]:
-        """The sentences, with file and line (or the flag) before each that begins with a setting."""
-        return problems if self.tree is None else [self._placed(self.tree, problem) for problem in problems]
-
-    def _placed(self, tree: Tree, problem: str) -> str:
-        keys, sentence = _setting(tree, problem)
-        if not keys:
-            return problem
-        source, at = tree.origin(keys)
-        return f"{source.prefix(at, keys)}: {sentence}"
+        """The sentences; those that begin with a setting come first, in the file's order, each with its place."""
+        if self.tree is None:
+            return problems
+        placed, others = [], []
+        for problem in problems:
+            keys, sentence = _setting(self.tree, problem)
+            if keys:
+                source, at = self.tree.origin(keys)
+                order = (source.stage, source.order or source.line(at))
+                placed.append((order, f"{source.prefix(at, keys)}: {sentence}"))
+            else:
+                others.append(problem)
+        return [text for _, text in sorted(placed, key=lambda problem: problem[0])] + others
 
 
 def note(tree: Tree, path: Keys, sentence: str) -> None:
