@@ -11,11 +11,11 @@ import pytest
 from pipeline.config import load, saying_where
 from pipeline.data import DataConfig, load_splits, places_of
 from pipeline.errors import ConfigError, DataError, UserError
-from pipeline.models import ModelConfig, checkpoint_labels
+from pipeline.models import ModelConfig, checkpoint_labels, from_checkpoint, from_config, load_tokenizer, outline
 from pipeline.output import check_output
 from pipeline.settings import RunConfig, check
 from pipeline.tasks.labels import choose_labels
-from tests.tiny import tiny_checkpoint
+from tests.tiny import tiny_checkpoint, tiny_config
 
 TEXT = "task: causal_lm\nmodel:\n  model_name_or_path: here\nseed: 1\n"
 
@@ -130,3 +130,21 @@ def test_labels_of_a_trained_head_are_not_given_other_meanings(tmp_path: Path) -
     named: dict[str, Any] = {"id2label": {0: "yes", 1: "no"}}
     body = tiny_checkpoint(tmp_path / "body", "bert", "AutoModelForMaskedLM", **named)
     assert checkpoint_labels(ModelConfig(model_name_or_path=str(body))) is None
+
+
+@pytest.mark.parametrize("start", ["checkpoint", "random"])
+def test_an_outline_has_the_names_and_shapes_of_the_model_and_no_values(start: str, tmp_path: Path) -> None:
+    folder = str(tiny_checkpoint(tmp_path / "start", "bert", "AutoModelForMaskedLM"))
+    random: dict[str, Any] = {"config": tiny_config("bert"), "tokenizer_name_or_path": folder}
+    config = ModelConfig(model_name_or_path=folder) if start == "checkpoint" else ModelConfig(**random)
+    given: dict[str, Any] = {
+        "model_class": "AutoModelForSequenceClassification",
+        "model_kwargs": {"num_labels": 3},
+        "tokenizer": load_tokenizer(config),
+    }
+    head = {"new_parameters": "classifier|pooler"}
+    seen = outline(config, **given, **head).state_dict()
+    whole = from_checkpoint(config, **given, **head) if start == "checkpoint" else from_config(config, **given, seed=0)
+    shapes = {name: tensor.shape for name, tensor in whole.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in seen.items()} == shapes
+    assert {tensor.device.type for tensor in seen.values()} == {"meta"}
