@@ -142,7 +142,7 @@ def test_an_outline_has_the_names_and_shapes_of_the_model_and_no_values(start: s
         "model_kwargs": {"num_labels": 3},
         "tokenizer": load_tokenizer(config),
     }
-    head = {"new_parameters": "classifier|pooler"}
+    head: dict[str, Any] = {"new_parameters": "classifier|pooler"}
     seen = outline(config, **given, **head).state_dict()
     whole = from_checkpoint(config, **given, **head) if start == "checkpoint" else from_config(config, **given, seed=0)
     shapes = {name: tensor.shape for name, tensor in whole.state_dict().items()}
