@@ -126,6 +126,7 @@ INSTEAD: dict[str, str] = {
     "fp16": "set train.mixed_precision: fp16",
     "finetuning_type": "a strategy is on when its section is there: `lora: {}`, `freeze: {}`, or none for all weights",
     "adapter": "a strategy is on when its section is there: write `lora: {}`",
+    "adapters": "a strategy is on when its section is there: write `lora: {}`",
     "use_peft": "a strategy is on when its section is there: write `lora: {}`",
     "use_lora": "a strategy is on when its section is there: write `lora: {}`",
     "evaluation_strategy": "set eval.eval_steps to evaluate every so many steps",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.config import load
+from pipeline.config import load, saying_where
 from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
@@ -58,15 +58,17 @@ def read_config(name: str, source: Source, overrides: Sequence[str] | Mapping[st
         config = config.model_copy(update={"lora": STRATEGIES["lora"].Config()})
     if recipe.start and start_of(config) != recipe.start and (config.model.config or config.model.model_name_or_path):
         wanted = {"random": "model.config (random weights)", "checkpoint": "model.model_name_or_path (a checkpoint)"}
-        other = {"random": "finetune, freeze or lora", "checkpoint": "pretrain"}[recipe.start]
-        problems.append(f"{name} starts from {wanted[recipe.start]}, and this configuration has the other; use {other}")
+        other = {"random": "`graft finetune`, freeze or lora", "checkpoint": "`graft pretrain`"}[recipe.start]
+        key = "model.config" if config.model.config else "model.model_name_or_path"
+        problems.append(f"{key}: {name} starts from {wanted[recipe.start]}, not from this; use {other}")
     if recipe.needs and config.model_dump()[recipe.needs] is None:
         problems.append(f"{name}: there is no {recipe.needs} section; add one, such as --freeze.num_layers 4")
     for section in recipe.refuses:
         if config.model_dump()[section] is not None:
-            problems.append(f"{name}: this configuration has a {section} section; run it as `graft {section}`")
-    if problems:
-        raise ConfigError(problems)
+            problems.append(f"{section}: {name} has no use for this section; run it as `graft {section}`")
+    with saying_where(config):
+        if problems:
+            raise ConfigError(problems)
     if "output_dir" not in config.model_fields_set and isinstance(source, (str, Path)):
         config.output_dir = f"runs/{Path(source).stem}"
     return config

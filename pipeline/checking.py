@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -78,7 +79,8 @@ def _explain(tree: Tree, model: type[BaseModel], values: dict[str, Any], error: 
         for problem in cause.problems:
             _relocate(tree, problem, path)
     elif missing and field is not None:
-        note(tree, path, f"missing; expected {expected(field)}")
+        wanted = "what is to be learned, such as `task: causal_lm`" if path == (OPAQUE,) else expected(field)
+        note(tree, path, f"missing; expected {wanted}")
     elif cause is not None:
         note(tree, path, str(cause))
     elif kind == "extra_forbidden":
@@ -113,13 +115,44 @@ def _value_at(values: Any, place: Keys) -> Any:
 
 def _relocate(tree: Tree, problem: str, path: Keys) -> None:
     """Note a sentence raised by a validator; when it begins with a setting, that setting's place is named."""
+    keys, sentence = _setting(tree, problem)
+    note(tree, keys or path, sentence)
+
+
+def _setting(tree: Tree, problem: str) -> tuple[Keys, str]:
+    """The setting a sentence begins with and the rest of it; no keys when it begins with something else."""
     found = re.match(r"((?:[\w.]+:)?\w+(?:\.\w+)*): (.*)", problem, re.DOTALL)
-    if found:
-        keys = split(found[1])
-        if keys[0] in tree.layout.sections or keys[0] in tree.layout.plain:
-            note(tree, keys, found[2])
-            return
-    note(tree, path, problem)
+    if not found:
+        return (), problem
+    keys = split(found[1])
+    section = tree.layout.sections.get(keys[0])
+    known = keys[0] in tree.layout.plain if section is None else len(keys) == 1 or keys[1] in section.model_fields
+    return (keys, found[2]) if known else ((), problem)
+
+
+@dataclass
+class Places:
+    """Where the settings of a loaded configuration were written, for problems that show only later.
+
+    Two configurations are equal when their settings are, wherever those were written.
+    """
+
+    tree: Tree | None = field(default=None, compare=False, repr=False)
+
+    def named(self, problems: list[str]) -> list[str]:
+        """The sentences; those that begin with a setting come first, in the file's order, each with its place."""
+        if self.tree is None:
+            return problems
+        placed, others = [], []
+        for problem in problems:
+            keys, sentence = _setting(self.tree, problem)
+            if keys:
+                source, at = self.tree.origin(keys)
+                order = (source.stage, source.order or source.line(at))
+                placed.append((order, f"{source.prefix(at, keys)}: {sentence}"))
+            else:
+                others.append(problem)
+        return [text for _, text in sorted(placed, key=lambda problem: problem[0])] + others
 
 
 def note(tree: Tree, path: Keys, sentence: str) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from pipeline.checking import finished, validate
-from pipeline.errors import ConfigError, nearest
+from pipeline.checking import Places, finished, validate
+from pipeline.errors import ConfigError, UserError, nearest
 from pipeline.placing import EXTENSIONS, OPAQUE, Layout, Source, Tree
 from pipeline.wording import section_type
 from pipeline.yaml_file import read_mapping, read_yaml, write_yaml
 
-__all__ = ["Section", "check_section", "dump", "json_schema", "load", "read_yaml", "resolve"]
+__all__ = ["Section", "check_section", "dump", "json_schema", "load", "read_yaml", "resolve", "saying_where"]
 
 
 class Section(BaseModel):
@@ -30,6 +31,8 @@ class Section(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+    _places: Places = PrivateAttr(default_factory=Places)
+    """Where its keys were written; of the configuration as a whole only."""
 
 
 S = TypeVar("S", bound=Section)
@@ -53,7 +56,7 @@ def resolve(registry: Mapping[str, T], name: str, *, what: str) -> T:
     except Exception as error:
         reason = f"importing it failed: {type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            reason = f"there is no module {error.name!r}"
+            reason = f"there is no module {error.name!r} in this folder or among the installed packages"
         raise ConfigError(f"{what}: {name!r}: {reason}") from error
     if attribute not in vars(module):
         public = [known for known in vars(module) if not known.startswith("_")]
@@ -96,8 +99,18 @@ def load(
             extensions[name] = checked.model_dump()
     if extensions:
         values[EXTENSIONS] = extensions
-    config = validate(tree, model, values, ())
-    return finished(tree, config)
+    config = finished(tree, validate(tree, model, values, ()))
+    config._places = Places(tree)
+    return config
+
+
+@contextmanager
+def saying_where(config: Section) -> Iterator[None]:
+    """Problems raised inside that begin with a setting get the file and line, or the flag, that it was written at."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(config._places.named(error.problems)) from error
 
 
 def check_section(model: type[S], values: Mapping[str, Any], *, name: str) -> S:

@@ -17,10 +17,13 @@ from torch import nn
 
 from pipeline import models
 from pipeline.accelerator import make_accelerator
+from pipeline.config import saying_where
 from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
 from pipeline.errors import ConfigError, DataError, UserError, nearest
+from pipeline.evaluation import load_metrics
 from pipeline.models.limit import length_limit
 from pipeline.optim import Movement, apply, movements
+from pipeline.output import check_output
 from pipeline.processes import Processes
 from pipeline.settings import check, make_task, start_of, strategies_of
 from pipeline.stopping import Stopped, StopRequest
@@ -116,23 +119,30 @@ def prepare(
 
     Raises Stopped when `stop` is asked for meanwhile; what fails on one process fails on all.
     """
+    with saying_where(config):
+        accelerator = _checked(config, datasets)
+        processes, stop = Processes(accelerator), stop or StopRequest()
+        try:
+            prepared = _prepare(config, accelerator, processes, build_model, datasets, stop)
+        except (UserError, Stopped, OSError) as error:
+            processes.meet(error)
+            raise
+        processes.meet()
+    return prepared
+
+
+def _checked(config: Any, datasets: Mapping[str, Any] | None) -> Accelerator:
+    """What can be said before any other process is heard of."""
     data = config.data
     sources = (data.validation_file, data.dataset_validation_split, data.validation_split_fraction)
     check(config, has_validation="validation" in (datasets or {}) or any(sources))
-    accelerator = make_accelerator(
+    check_output(config.output_dir, config.checkpoint.resume)
+    return make_accelerator(
         config.train.mixed_precision,
         log_with=config.tracking.report_to or None,
         project_dir=config.output_dir,
         timeout_seconds=config.train.ddp_timeout,
     )
-    processes, stop = Processes(accelerator), stop or StopRequest()
-    try:
-        prepared = _prepare(config, accelerator, processes, build_model, datasets, stop)
-    except (UserError, Stopped, OSError) as error:
-        processes.meet(error)
-        raise
-    processes.meet()
-    return prepared
 
 
 def _prepare(
@@ -144,9 +154,11 @@ def _prepare(
     stop: StopRequest,
 ) -> Prepared:
     models.prepare_hub(
-        (config.model.model_name_or_path, config.model.tokenizer_name_or_path), revision=config.model.revision
+        {f"model.{key}": vars(config.model)[key] for key in ("model_name_or_path", "tokenizer_name_or_path")},
+        revision=config.model.revision,
     )
     task = make_task(config)
+    models.check_start(config.model, task.model_class)
     rows = load_splits(config.data, task.columns(), datasets=datasets)
     if "train" not in rows:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
@@ -155,6 +167,7 @@ def _prepare(
     check_best_metric(config, task)
     tokenizer = models.load_tokenizer(config.model)
     task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
+    check_model(config, task)
     prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
     stop.poll()
     splits = {split: _encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
@@ -171,8 +184,31 @@ def _prepare(
     return Prepared(config, accelerator, processes, task, rows, splits, model, strategies, found, prints)
 
 
+def check_model(config: Any, task: Task) -> None:
+    """Refuse a start, or a strategy, that cannot work, from names and shapes alone: no weight is read or drawn."""
+    model = models.outline(
+        config.model,
+        model_class=task.model_class,
+        model_kwargs=task.model_kwargs(),
+        tokenizer=task.tokenizer,
+        new_parameters=task.new_parameters,
+    )
+    strategies = list(strategies_of(config).values())
+    for strategy in strategies:
+        strategy.check(model, task)
+    if all(type(strategy).wrap is Strategy.wrap for strategy in strategies):
+        movements(model, [strategy.rules(model, task) for strategy in strategies], config.optim.weight_decay)
+
+
 def check_best_metric(config: Any, task: Task) -> None:
-    """Refuse a metric_for_best_model that nothing will report; metrics of the user's own may report any name."""
+    """Refuse a metric that is not there, and a metric_for_best_model that nothing will report.
+
+    Metrics of the user's own may report any name.
+    """
+    try:
+        load_metrics(config.eval.metrics)
+    except ConfigError as error:
+        raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
     wanted, known = config.eval.metric_for_best_model, ["loss", *task.metrics()]
     if wanted is not None and wanted not in known and not config.eval.metrics:
         raise ConfigError(
@@ -236,8 +272,8 @@ def _refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
         if len(rows):
             shown = ", ".join(str(int(row) + 1) for row in rows[:10])
             problems.append(
-                f"{split}: {len(rows)} of {len(features)} rows hold nothing to learn from within data.max_length "
-                f"{task.max_length} (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
+                f"data.max_length: {len(rows)} of {len(features)} {split} rows hold nothing to learn from within "
+                f"{task.max_length} tokens (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
             )
     if problems:
         raise DataError(problems)

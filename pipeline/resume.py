@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline import checkpoint
 from pipeline.errors import ConfigError
+from pipeline.output import LOCK, is_foreign
 
 logger = logging.getLogger("graft")
 
@@ -71,10 +72,10 @@ def find_start(folder: Path, config: Any) -> Path | None:
 def move_aside(folder: Path) -> Path | None:
     """Put what an earlier run left in the folder beside it, so that a new start deletes nothing."""
     folder = folder.resolve()
-    left = [path for path in folder.iterdir() if path.name != ".lock"]
+    left = [path for path in folder.iterdir() if path.name != LOCK]
     if not left:
         return None
-    if not {"manifest.json", "checkpoints", "config.yaml"} & {path.name for path in left}:
+    if is_foreign(left):
         raise ConfigError(f"output_dir: {folder.name} holds files that are no run of graft; choose another folder")
     number = 1
     while (aside := folder.with_name(f"{folder.name}.earlier-{number}")).exists():

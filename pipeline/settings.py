@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from pydantic import SerializeAsAny, create_model, field_validator
 
+from pipeline.aliases import TOKEN
 from pipeline.checkpoint import CheckpointConfig
 from pipeline.config import Section, check_section, resolve
 from pipeline.data import DataConfig
@@ -19,6 +21,7 @@ from pipeline.strategies import STRATEGIES, Strategy
 from pipeline.tasks import TASKS, Task
 from pipeline.tracking import TrackingConfig
 from pipeline.training import TrainConfig
+from pipeline.wording import SECRET
 
 
 class _Settings(Section):
@@ -38,6 +41,11 @@ class _Settings(Section):
     """Strategies of your own: `my_module:MyStrategy: {<setting>: ...}` at the top level lands here."""
     output_dir: str = "runs/graft"
     """Folder of the run."""
+
+    @field_validator("output_dir")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return os.path.expanduser(value)  # else a folder named ~ would be made
 
     @field_validator("task", mode="before")
     @classmethod
@@ -89,20 +97,23 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
     return found
 
 
+def _secrets(values: Any, path: tuple[str, ...]) -> list[str]:
+    """A sentence for every value that looks like an access token: config.yaml is saved, and shared with the model."""
+    if isinstance(values, dict):
+        return [problem for key, value in values.items() for problem in _secrets(value, (*path, str(key)))]
+    if isinstance(values, list):
+        return [problem for value in values for problem in _secrets(value, path)]
+    secret = isinstance(values, str) and SECRET.search(values)
+    return [f"{'.'.join(path)}: looks like an access token; {TOKEN}"] if secret else []
+
+
 def check(config: Any, *, has_validation: bool) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
     model, evaluation = config.model, config.eval
-    found = [*make_task(config).problems(), *check_sharding(config)]
-    if (model.model_name_or_path is None) == (model.config is None):
-        found.append(
-            "model: give either model_name_or_path (start from a checkpoint) or config (start from random weights), "
-            + ("not both" if model.config is not None else "and neither is there")
-        )
-    if start_of(config) == "checkpoint":
-        for key, is_set in {"init": model.init != "default", "depth_scaled": model.depth_scaled}.items():
-            if is_set:
-                found.append(f"model.{key}: draws random weights, and this run starts from a checkpoint; leave it out")
-    elif model.tokenizer_name_or_path is None:
+    found = [*_secrets(config.model_dump(), ()), *make_task(config).problems(), *check_sharding(config)]
+    if model.model_name_or_path is None and model.config is None:
+        found.append("model: give model_name_or_path (start from a checkpoint) or config (start from random weights)")
+    if model.config is not None and model.tokenizer_name_or_path is None:
         found.append(
             "model.tokenizer_name_or_path: random weights come with no tokenizer; name one or a folder that has one"
         )

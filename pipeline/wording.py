@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -32,6 +33,8 @@ LIMITS = {
     "pattern": "that matches {!r}",
 }
 """Name of a pydantic limit -> how it is said."""
+SECRET = re.compile(r"\b(hf_|sk-|ghp_|github_pat_)[A-Za-z0-9_-]{16,}")
+"""What access tokens look like; messages and saved configurations must not hold one."""
 
 
 def section_type(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
@@ -65,7 +68,9 @@ def contains(value: Any, kinds: type | tuple[type, ...]) -> bool:
 def complaint(field: FieldInfo, value: Any) -> str:
     """`expected ..., got ...` for a value that the field does not take, with the nearest choice or how to fix it."""
     text = f"expected {expected(field)}, got {shown(value)}"
-    if isinstance(value, str) and (close := get_close_matches(value, choices(field.annotation), n=1)):
+    known = choices(field.annotation)
+    wrong = [part for part in (value if isinstance(value, list) else [value]) if part not in known]
+    if wrong and isinstance(wrong[0], str) and (close := get_close_matches(wrong[0], known, n=1)):
         return f"{text}; did you mean {close[0]!r}?"
     if value is None:
         return f"{text}; leave the key out for the default"
@@ -79,7 +84,7 @@ def shown(value: Any) -> str:
     words = {None: "nothing (null)", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words[value]
-    text = repr(value)
+    text = SECRET.sub(r"\1...", repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -94,7 +99,7 @@ def choices(annotation: Any) -> list[str]:
         return [choice for choice in get_args(annotation) if isinstance(choice, str)]
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return [member.value for member in annotation if isinstance(member.value, str)]
-    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+    if get_origin(annotation) in (Union, types.UnionType, Annotated, list):
         return [choice for part in get_args(annotation) for choice in choices(part)]
     return []
 

@@ -57,6 +57,11 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+HINTS = {
+    "'\\t'": "; indent with spaces, not tabs",
+    "mapping values are not allowed": "; is it indented too far, or is there a ': ' inside a text without quotes?",
+}
+"""Words of PyYAML's messages -> what was probably done."""
 TAG = "tag:yaml.org,2002:"
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 SCALARS = {
@@ -91,13 +96,13 @@ def read_document(path: str | Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        hint = "; indent with spaces, not tabs" if error.problem and "'\\t'" in error.problem else ""
+        hint = next((hint for words, hint in HINTS.items() if words in str(error.problem)), "")
         said = ", ".join(part for part in (error.context, error.problem) if part)
         raise ConfigError(f"{name}{line}: not valid YAML: {said}{hint}") from error
     except yaml.reader.ReaderError as error:
         line_number = text.count("\n", 0, error.position) + 1
         raise ConfigError(
-            f"{name}:{line_number}: not valid YAML: it holds the control character {error.character!r}"
+            f"{name}:{line_number}: not valid YAML: it holds the control character U+{error.character:04X}; take it out"
         ) from error
 
 

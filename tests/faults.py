@@ -152,7 +152,7 @@ def install_slow_main() -> None:
         time.sleep(8)
         publish(*arguments)
 
-    checkpoint._publish = slower
+    checkpoint._publish = slower  # type: ignore[assignment]
 
 
 def install_full_disk() -> None:
@@ -180,4 +180,4 @@ def install_other_rows() -> None:
     def other(config: Any, **more: Any) -> Any:
         return whole(config, **{**more, "datasets": data_of(config, 40 + rank)})
 
-    module.prepare = other
+    module.prepare = other  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ BAD_FILES = {
         (b"\n\n", ["bad.jsonl: 0 rows"]),
     ],
     "bad.csv": [
-        (b"text,label\na,1\nb\n", ["bad.csv:3: 1 cells, expected 2 (text, label)"]),
+        (b"text,label\na,1\nb\n", ["bad.csv:3: 1 cell, expected 2 (text, label)"]),
         (b'text,label\n"a\nb",1\nx, y, 2\n', ["bad.csv:4: 3 cells, expected 2"]),
         (
             b"text;label\na;1\n",
@@ -72,9 +72,9 @@ BAD_FILES = {
     "bad.tsv": [(b"text\tlabel\na\t1\nb\t2\tc\n", ["bad.tsv:3: 3 cells, expected 2"])],
     "bad.json": [
         (b'[{"text": "a",\n "label": }]', ["bad.json:2: invalid JSON"]),
-        (b'{"text": "a", "label": 1}', ["bad.json: holds one JSON dict, expected a list of objects"]),
+        (b'{"text": "a", "label": 1}', ["bad.json: holds one JSON object, expected a list of objects"]),
         (b'{"text": "a", "label": 1}\n{}', ["should be named .jsonl"]),
-        (b'[{"text": "a", "label": 1}, 3]', ["bad.json[1]: a JSON int, expected an object"]),
+        (b'[{"text": "a", "label": 1}, 3]', ["bad.json[1]: a JSON number, expected an object"]),
         (b"[]", ["bad.json: 0 rows"]),
     ],
     "bad.parquet": [(b"PAR1 not really", ["bad.parquet: not a whole parquet file"])],

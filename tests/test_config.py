@@ -164,7 +164,10 @@ def test_all_problems_at_once_in_order(read: Reader) -> None:
 
 
 def test_a_missing_key(read: Reader) -> None:
-    assert read.problem("seed: 1\n") == "run.yaml: task: missing; expected a value"
+    assert (
+        read.problem("seed: 1\n")
+        == "run.yaml: task: missing; expected what is to be learned, such as `task: causal_lm`"
+    )
     assert read.problem("task: {}\n") == "run.yaml:1: task.name: missing; expected text"
     # The misspelt key may be the missing one: one message, not two.
     assert len(read.problems("task: x\nmodel: {model_name_or_path: a, config: b, droput: 1}\n")) == 1

@@ -25,7 +25,7 @@ LAYERS = [
     "training",
     "export sharding feed",
     "checkpoint evaluation",
-    "tracking manifest shards",
+    "tracking manifest shards output",
     "tasks strategies",
     "data models optim metrics",
     "processes",

@@ -147,7 +147,7 @@ def test_hub_that_does_not_answer(silent: bool, online: None, monkeypatch: pytes
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
         start = time.perf_counter()
         with pytest.raises(ConfigError, match="someone/model is no local folder and is not in the local cache"):
-            prepare_hub(["someone/model", None])
+            prepare_hub({"model.model_name_or_path": "someone/model", "model.tokenizer_name_or_path": None})
         assert time.perf_counter() - start < 3
     assert constants.HF_HUB_OFFLINE and os.environ["HF_HUB_OFFLINE"] == "1"
     assert "does not answer; working from the local cache" in caplog.text
@@ -155,15 +155,15 @@ def test_hub_that_does_not_answer(silent: bool, online: None, monkeypatch: pytes
 
 def test_hub_that_answers_stays_on(online: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reach, "_reachable", lambda: True)
-    prepare_hub(["someone/model"])
+    prepare_hub({"model.model_name_or_path": "someone/model"})
     assert not constants.HF_HUB_OFFLINE
 
 
 def test_folders_ask_nobody(online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reach, "_reachable", lambda: pytest.fail("asked the hub"))
-    prepare_hub([str(tmp_path), None])
+    prepare_hub({"model.model_name_or_path": str(tmp_path), "model.tokenizer_name_or_path": None})
     with pytest.raises(ConfigError, match="there is no folder ./nothing"):
-        prepare_hub(["./nothing"])
+        prepare_hub({"model.model_name_or_path": "./nothing"})
 
 
 def test_offline_name_in_the_cache_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_offline_name_in_the_cache_is_taken(tmp_path: Path, monkeypatch: pytest.
     snapshot = repository / "snapshots" / commit
     tiny_checkpoint(snapshot, "llama", CAUSAL)
     config = ModelConfig(model_name_or_path="someone/kept")
-    prepare_hub([config.model_name_or_path])
+    prepare_hub({"model.model_name_or_path": config.model_name_or_path})
     tokenizer = load_tokenizer(config)
     model = from_checkpoint(config, model_class=CAUSAL, model_kwargs={}, tokenizer=tokenizer, new_parameters=None)
     assert model.config.model_type == "llama"

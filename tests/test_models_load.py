@@ -111,7 +111,7 @@ def test_missing_tensors_that_the_task_does_not_bring(masked: Path, copy: Path) 
     weights = load_file(copy / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"lacks 1 tensors .*: model\.layers\.1\.mlp\.up_proj\.weight; .*incomplete"):
+    with pytest.raises(ConfigError, match=r"lacks 1 tensor .*: model\.layers\.1\.mlp\.up_proj\.weight; .*incomplete"):
         load(copy, CAUSAL)
 
 

@@ -1,4 +1,4 @@
-"""Two real processes: one dies, hangs, fails, disagrees, runs out of memory or of disk, and what all of them do then."""
+"""Two real processes: one dies, hangs, fails, disagrees, or runs out of memory or disk, and what all do then."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ def test_work_of_the_main_process_may_take_longer_than_the_timeout(start: Path, 
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_one_process_that_cannot_write_its_share_publishes_nothing_and_stops_nobody(
-    start: Path, tmp_path: Path
-) -> None:
+def test_a_share_that_cannot_be_written_publishes_nothing_and_stops_nobody(start: Path, tmp_path: Path) -> None:
     config = given(start, tmp_path, fsdp=True)
     done = launched.run(tmp_path / "launch", "finetune", config, 2, fault="full_disk")
     assert done.returncode == 0 and "disk full" in done.stderr and "(process 1)" in done.stderr, done.stderr[-3000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -150,10 +151,11 @@ def _column_hint(name: str, known: Sequence[str], delimiter: str | None) -> str:
     if delimiter and len(known) == 1:
         for mark in "\t;,|":
             if mark != delimiter and mark in known[0]:
-                return f"the header has one column and contains {mark!r}; set data.delimiter to {mark!r}"
+                return f"the header has one column and contains {mark!r}; set data.delimiter: {json.dumps(mark)}"
     hint = nearest(name, known)
     if not hint.startswith("did you mean"):
-        hint = "a file without a header line needs data.column_names" if delimiter else "none is near"
+        hint = "say which is meant with data.text_column, data.label_column, ..."
+        hint += ", or name the columns with data.column_names if this line is no header" if delimiter else ""
     return f"the columns are {', '.join(map(_shorten, known[:24]))}{', ...' if len(known) > 24 else ''}; {hint}"
 
 

@@ -50,7 +50,10 @@ def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: 
             try:
                 row = json.loads(line.rstrip("\r\n"), object_pairs_hook=_no_duplicates)
             except (ValueError, RecursionError) as error:
-                problems.add(place, f"invalid JSON ({_json_error(error)}); expected one object on the line")
+                is_list = first and line.lstrip()[0] == "[" and isinstance(error, json.JSONDecodeError)
+                hint = "; a file that is one list should be named .json" if is_list else ""
+                first = False
+                problems.add(place, f"invalid JSON ({_json_error(error)}); expected one object on the line{hint}")
                 continue
             if first and isinstance(row, dict) and not has_columns(place, wanted, list(row), problems):
                 return
@@ -72,7 +75,7 @@ def read_json(path: Path, wanted: Sequence[str], config: DataConfig, problems: P
         problems.add(f"{path}:{line}", f"invalid JSON ({_json_error(error)}); expected a list of objects{hint}")
         return
     if not isinstance(rows, list):
-        problems.add(str(path), f"holds one JSON {type(rows).__name__}, expected a list of objects")
+        problems.add(str(path), f"holds one JSON {_json_kind(rows)}, expected a list of objects")
         return
     if rows and isinstance(rows[0], dict) and not has_columns(f"{path}[0]", wanted, list(rows[0]), problems):
         return
@@ -171,7 +174,7 @@ def _table(
         if len(cells) != len(header):
             problems.add(
                 f"{path}:{number}",
-                f"{len(cells)} cells, expected {len(header)} ({', '.join(header)}); "
+                f"{len(cells)} cell{'s' if len(cells) != 1 else ''}, expected {len(header)} ({', '.join(header)}); "
                 "is a delimiter inside a cell, or a line missing cells?",
             )
             continue
@@ -180,8 +183,12 @@ def _table(
 
 def _object(place: str, row: Any, wanted: Sequence[str], problems: Problems) -> Iterator[Row]:
     if not isinstance(row, dict):
-        problems.add(place, f"a JSON {type(row).__name__}, expected an object with the keys {', '.join(wanted)}")
-    elif has_columns(place, wanted, list(row), problems):
+        problems.add(place, f"a JSON {_json_kind(row)}, expected an object with the keys {', '.join(wanted)}")
+    elif missing := [name for name in wanted if name not in row]:
+        for name in missing:
+            keys = ", ".join(map(repr, list(row)[:24])) or "none"
+            problems.add(place, f"no column {name!r}; the keys of this row are {keys}; add it or drop the row")
+    else:
         yield place, [row[name] for name in wanted]
 
 
@@ -191,6 +198,11 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
     return row
+
+
+def _json_kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "text", type(None): "null"}
+    return names.get(type(value), "number")
 
 
 def _json_error(error: Exception) -> str:
@@ -211,10 +223,21 @@ def _encoding_problem(path: Path, config: DataConfig) -> tuple[str, str]:
     try:
         data.decode(_codec(config))
     except UnicodeDecodeError as error:
-        offset = error.start
+        offset, reason = error.start, error.reason
+    place = f"{path}:{data.count(10, 0, offset) + 1}"
+    if reason == "unexpected end of data":
+        return place, f"the file ends inside a character (byte {offset}); is it cut off?"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         guess = "utf-16"
     else:
-        guess = "latin-1" if any(0x80 <= byte < 0xA0 for byte in data) else "cp1252"
-    place = f"{path}:{data.count(10, 0, offset) + 1}"
+        # any bytes at all are latin-1, so it comes last
+        guess = next(name for name in ("utf-8", "cp1252", "latin-1") if _decodes(data, name))
     return place, f"byte {offset} ({data[offset]:#04x}) is not {config.encoding}; maybe `encoding: {guess}`"
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import Section
+from pipeline.errors import ConfigError
 
 Files = str | list[str] | None
 Count = Annotated[int, Field(ge=1)]
@@ -86,12 +87,12 @@ class DataConfig(Section):
     def _one_source(self) -> DataConfig:
         problems = []
         if self.train_file is not None and self.dataset_name is not None:
-            problems.append("train_file and dataset_name are both set; keep the one to train on")
+            problems.append("data.dataset_name: train_file is set too; keep the one to train on")
         if self.validation_split_fraction is not None:
             if self.validation_file is not None:
-                problems.append("validation_split_fraction and validation_file are both set; keep one of them")
+                problems.append("data.validation_split_fraction: validation_file is set too; keep one of them")
             if self.dataset_validation_split is not None:
-                problems.append("validation_split_fraction and dataset_validation_split are both set; keep one of them")
+                problems.append("data.validation_split_fraction: dataset_validation_split is set too; keep one of them")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ConfigError(problems)
         return self

@@ -6,7 +6,8 @@ import glob
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,11 @@ def load_splits(
     """
     sources = _given(config, datasets) if datasets is not None else _configured(config)
     if not sources:
-        raise ConfigError("no rows: set data.train_file or data.dataset_name, or pass datasets={'train': ...}")
+        raise ConfigError(
+            "data.train_file: there are no rows; set it or data.dataset_name, or pass datasets={'train': ...}"
+        )
     if config.validation_split_fraction is not None and ("train" not in sources or "validation" in sources):
-        raise ConfigError("data.validation_split_fraction needs training rows, and no validation rows beside them")
+        raise ConfigError("data.validation_split_fraction: needs training rows, and no validation rows beside them")
     problems, splits = Problems(), {}
     for split in SPLITS:
         if split in sources:
@@ -60,10 +63,30 @@ def load_splits(
     return splits
 
 
-def find_files(pattern: str, problems: Problems) -> list[Path]:
-    """The files that a path, a glob or a folder stands for, sorted; a problem if there are none."""
+def places_of(config: DataConfig, split: str, column: str, rows: Iterable[int]) -> dict[int, str]:
+    """Where rows of a split were written (`train.csv:7`), by their numbers from 0.
+
+    A dataset does not keep the places of its rows, so that those who complain read the files once more.
+    """
+    wanted = sorted(set(rows))
+    files = _files(config)[split]
+    cut = config.validation_split_fraction is not None and split != "test"
+    if files is None or cut:
+        named = f"{config.dataset_name}[{split!r}]" if config.dataset_name else f"datasets[{split!r}]"
+        return {row: f"{split} row {row + 1} of those drawn" if cut else f"{named}[{row}]" for row in wanted}
+    read_again = _rows(split, [files] if isinstance(files, str) else files, [column], config, Problems())
+    last = wanted[-1] if wanted else -1
+    found = [place for place, _ in islice(read_again, last + 1)]
+    return {row: found[row] for row in wanted}
+
+
+def find_files(pattern: str, key: str, problems: Problems) -> list[Path]:
+    """The files that a path, a glob or a folder stands for, sorted; if there are none, a problem of `key`."""
+    if not pattern.strip():
+        problems.add(key, "is empty text; name a file, a folder or a pattern such as data/*.jsonl")
+        return []
     if "://" in pattern:
-        problems.add(pattern, "is an address; download it first, or use dataset_name for a dataset of the hub")
+        problems.add(key, f"{pattern} is an address; download it first, or use dataset_name for a dataset of the hub")
         return []
     path = Path(pattern).expanduser()
     if path.is_file():
@@ -72,18 +95,20 @@ def find_files(pattern: str, problems: Problems) -> list[Path]:
         inside = sorted(file for file in path.iterdir() if file.is_file() and file.name not in BOOKKEEPING)
         found = [file for file in inside if file.suffix.lower() in READERS and not file.name.startswith(".")]
         if not found:
-            problems.add(pattern, f"no data file in this folder; expected {', '.join(READERS)}")
+            problems.add(key, f"{pattern}: no data file in this folder; expected {', '.join(READERS)}")
         return found
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
     if found:
         return found
     if glob.has_magic(pattern):
-        problems.add(pattern, "no file matches this pattern")
+        problems.add(key, f"{pattern}: no file matches this pattern (relative paths start at {Path.cwd()})")
     elif not path.parent.is_dir():
-        problems.add(pattern, f"no such file; there is no folder {path.parent} (relative paths start at {Path.cwd()})")
+        problems.add(
+            key, f"{pattern}: no such file; there is no folder {path.parent} (relative paths start at {Path.cwd()})"
+        )
     else:
         hint = nearest(path.name, (other.name for other in path.parent.iterdir()))
-        problems.add(pattern, f"no such file; {hint.replace('known:', 'the folder holds')}")
+        problems.add(key, f"{pattern}: no such file; {hint.replace('known:', 'the folder holds')}")
     return []
 
 
@@ -123,7 +148,13 @@ def _configured(config: DataConfig) -> dict[str, Any]:
         wanted = {split: name for split, name in hub_splits.items() if name is not None and split not in sources}
         sources |= _load_hub(config, wanted)
     elif config.dataset_validation_split is not None or config.dataset_test_split is not None:
-        raise ConfigError("data.dataset_validation_split and data.dataset_test_split need data.dataset_name")
+        raise ConfigError(
+            [
+                f"data.dataset_{split}_split: names a split of a hub dataset, and data.dataset_name is not set"
+                for split in SPLITS[1:]
+                if hub_splits[split] is not None
+            ]
+        )
     return sources
 
 
@@ -139,7 +170,7 @@ def _rows(split: str, source: Any, wanted: Sequence[str], config: DataConfig, pr
     if not source:
         problems.add(f"data.{split}_file", "the list is empty; expected at least one file")
     before = problems.count
-    files = [file for pattern in source for file in find_files(pattern, problems)]
+    files = [file for pattern in source for file in find_files(pattern, f"data.{split}_file", problems)]
     if len({file.resolve() for file in files}) < len(files):
         twice = next(file for file in files if sum(other.resolve() == file.resolve() for other in files) > 1)
         problems.add(f"data.{split}_file", f"{twice} is named more than once")

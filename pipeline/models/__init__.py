@@ -16,6 +16,7 @@ from pipeline.models.inspect import (
 )
 from pipeline.models.load import checkpoint_labels, from_checkpoint
 from pipeline.models.memory import free_memory, memory_estimate
+from pipeline.models.outline import check_start, outline
 from pipeline.models.reach import go_offline, is_hub_id, locate, prepare_hub
 from pipeline.models.settings import ModelConfig
 from pipeline.models.tokenizer import load_tokenizer, token_rows
@@ -24,6 +25,7 @@ __all__ = [
     "INITS",
     "ModelConfig",
     "Part",
+    "check_start",
     "checkpoint_labels",
     "count_parameters",
     "embedding_pattern",
@@ -39,6 +41,7 @@ __all__ = [
     "locate",
     "lora_target_modules",
     "memory_estimate",
+    "outline",
     "parameter_table",
     "position_limit",
     "prepare_hub",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ KEY = "model.config"
 
 
 def from_config(
-    config: ModelConfig, *, model_class: str, model_kwargs: Mapping[str, Any], tokenizer: Any, seed: int
+    config: ModelConfig,
+    *,
+    model_class: str,
+    model_kwargs: Mapping[str, Any],
+    tokenizer: Any,
+    seed: int,
+    outline: bool = False,
 ) -> PreTrainedModel:
     """A model of `model.config`'s architecture with random weights, in fp32 on the CPU.
 
@@ -37,6 +44,7 @@ def from_config(
     it, the vocabulary has as many rows as the tokenizer has ids. The same seed gives the same weights; the global
     random state is left as it was.
 
+    An `outline` has names and shapes only, and takes no memory.
     Raises ConfigError for an unknown model type, setting or value, and when the architecture cannot do the task.
     """
     resolve(INITS, config.init, what="model.init")
@@ -46,12 +54,15 @@ def from_config(
     if config.dropout is not None:
         apply_dropout(model_config, config.dropout)
     attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
-    with torch.random.fork_rng(devices=[]), no_init_weights():
+    device = torch.device("meta" if outline else "cpu")
+    with torch.random.fork_rng(devices=[]), no_init_weights(), device:
         try:
             model = getattr(transformers, model_class).from_config(model_config, dtype=torch.float32, **attention)
         except (ValueError, TypeError, RuntimeError, ImportError, ZeroDivisionError, AssertionError) as error:
             raise ConfigError(f"{KEY}: no {model_config.model_type} can be built from it: {error}") from error
     fit_tokenizer(model, tokenizer, where=KEY)
+    if outline:
+        return model
     initialize(model, config.init, depth_scaled=config.depth_scaled, seed=seed)
     return model
 
@@ -61,7 +72,10 @@ def read_config(source: dict[str, Any] | str | None, tokenizer: Any) -> PreTrain
         raise ConfigError(f"{KEY}: is not set; give {{model_type: llama, ...}}, a config.json, its folder or a hub id")
     if isinstance(source, dict):
         return _from_settings(dict(source), tokenizer)
-    place = source if Path(source).expanduser().is_file() else locate(source, what=KEY)
+    is_file = Path(source).expanduser().is_file()
+    if source.endswith(".json") and not is_file:
+        raise ConfigError(f"{KEY}: there is no file {source}")
+    place = source if is_file else locate(source, what=KEY)
     try:
         model_config = AutoConfig.from_pretrained(Path(place).expanduser() if Path(place).exists() else place)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
@@ -76,8 +90,11 @@ def read_config(source: dict[str, Any] | str | None, tokenizer: Any) -> PreTrain
 def _from_settings(settings: dict[str, Any], tokenizer: Any) -> PreTrainedConfig:
     model_type = settings.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
-        what = "has no model_type" if model_type is None else f"unknown model_type {model_type!r}"
-        raise ConfigError(f"{KEY}: {what}; {nearest(str(model_type), CONFIG_MAPPING.keys())}")
+        if model_type is None:
+            raise ConfigError(f"{KEY}: has no model_type; say which architecture, such as model_type: llama")
+        raise ConfigError(
+            f"{KEY}: unknown model_type {model_type!r}; {nearest(str(model_type), CONFIG_MAPPING.keys())}"
+        )
     config_class: Any = CONFIG_MAPPING[model_type]
     known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
     unknown = sorted(set(settings) - known)
@@ -88,7 +105,8 @@ def _from_settings(settings: dict[str, Any], tokenizer: Any) -> PreTrainedConfig
     try:
         return config_class(**settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ConfigError(f"{KEY}: {' '.join(str(error).split())}") from error
+        said = re.sub(r"^Class validation error for validator '\w+': \w+: ", "", " ".join(str(error).split()))
+        raise ConfigError(f"{KEY}: {said}") from error
 
 
 def _token_settings(tokenizer: Any, *, known: Collection[str]) -> dict[str, Any]:

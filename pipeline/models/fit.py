@@ -31,7 +31,8 @@ def check_architecture(config: PreTrainedConfig, model_class: str, *, where: str
     if not has_class(config, model_class):
         able = [name for name in AUTO_CLASSES if has_class(config, name)]
         raise ConfigError(
-            f"{where}: {config.model_type} has no {model_class}, which the task needs; it has {', '.join(able)}"
+            f"{where}: {config.model_type} has no {model_class}, which the task needs; it has {', '.join(able)}; "
+            "choose another checkpoint or another task"
         )
     decides_itself = config.is_encoder_decoder or config.to_dict().get("is_decoder")
     if (
@@ -88,9 +89,14 @@ def fit_tokenizer(model: PreTrainedModel, tokenizer: Any, *, where: str) -> None
     embedding: Any = model.get_input_embeddings()
     rows, needed = embedding.weight.shape[0], token_rows(tokenizer)
     if needed > rows:
+        fix = (
+            f"set vocab_size to {needed} or more, or leave it out"
+            if where == "model.config"
+            else "use the tokenizer that belongs to the checkpoint (model.tokenizer_name_or_path)"
+        )
         raise ConfigError(
             f"{where}: the tokenizer gives ids up to {needed - 1}, the model has embeddings for {rows} tokens only; "
-            "use the tokenizer that belongs to the checkpoint (model.tokenizer_name_or_path)"
+            f"{fix}"
         )
     set_token_ids(model.config, tokenizer)
     if model.can_generate():

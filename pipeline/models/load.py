@@ -14,11 +14,13 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, nearest
 from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer
 from pipeline.models.reach import locate
 from pipeline.models.settings import ModelConfig
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 KEY = "model.model_name_or_path"
 SHOWN = 6
 """How many tensor names a message lists."""
+CLASSIFIER = "ForSequenceClassification"
+"""How the class names of models with a head for labels of whole texts end."""
 
 
 def from_checkpoint(
@@ -38,8 +42,11 @@ def from_checkpoint(
     tokenizer: Any,
     new_parameters: str | None,
     seed: int = 0,
+    outline: bool = False,
 ) -> PreTrainedModel:
     """The checkpoint's model for a task, in fp32 on the CPU.
+
+    An `outline` reads names and shapes only: its tensors have no values, and everything below is refused all the same.
 
     `model_class` is the name of a transformers auto class, `model_kwargs` what the task sets in the model's config
     (labels), `new_parameters` a regex (re.search) of the parameters the checkpoint may lack because the task brings
@@ -49,20 +56,34 @@ def from_checkpoint(
     Raises ConfigError when the folder is missing or is an adapter, has no safetensors, wants to run code, is
     quantized, is for another kind of task, lacks tensors or has them in other shapes, or has too small a vocabulary.
     """
-    place, settings = read_settings(config)
-    _refuse_foreign_code(settings, config)
-    model_config = read_config(place, config)
-    check_architecture(model_config, model_class, where=KEY)
+    place, model_config = check_settings(config, model_class)
     apply_task(model_config, model_kwargs)
     if config.dropout is not None:
         apply_dropout(model_config, config.dropout)
-    model, report = _load(place, config, model_config, model_class, seed)
+    model, report = _load(place, config, model_config, model_class, seed, outline)
     _account_for(report, config, model_class, model_kwargs, new_parameters)
-    strange = [name for name in report["missing_keys"] if not model.state_dict()[name].isfinite().all()]
+    if not outline and (unused := sorted(report["unexpected_keys"])):
+        tensors = _listed(unused)
+        logger.warning("%s has %d tensors this task does not use: %s", config.model_name_or_path, len(unused), tensors)
+    new = [] if outline else report["missing_keys"]
+    strange = [name for name in new if not model.state_dict()[name].isfinite().all()]
     if strange:
         raise RuntimeError(f"transformers left these new tensors without values: {', '.join(sorted(strange))}")
     fit_tokenizer(model, tokenizer, where=KEY)
     return model
+
+
+def check_settings(config: ModelConfig, model_class: str) -> tuple[str, PreTrainedConfig]:
+    """Where the checkpoint is, and its config, when that alone does not speak against the task."""
+    place, settings = read_settings(config)
+    _refuse_foreign_code(settings, config)
+    kind = settings.get("model_type")
+    if kind is not None and kind not in CONFIG_MAPPING and "auto_map" not in settings:
+        hint = f"{nearest(str(kind), CONFIG_MAPPING)} (or this transformers is too old for it)"
+        raise ConfigError(f"{KEY}: {config.model_name_or_path} is of an unknown architecture {kind!r}; {hint}")
+    model_config = read_config(place, config)
+    check_architecture(model_config, model_class, where=KEY)
+    return place, model_config
 
 
 def checkpoint_labels(config: ModelConfig) -> list[str] | None:
@@ -72,12 +93,16 @@ def checkpoint_labels(config: ModelConfig) -> list[str] | None:
     """
     if config.model_name_or_path is None:
         return None
-    names = read_settings(config)[1].get("id2label")
-    if not names:
+    settings = read_settings(config)[1]
+    names, made_for = settings.get("id2label"), settings.get("architectures") or [CLASSIFIER]
+    if not names or not any(name.endswith(CLASSIFIER) for name in made_for):
         return None
     labels = {int(index): str(name) for index, name in names.items()}
     if sorted(labels) != list(range(len(labels))):
-        raise ConfigError(f"{KEY}: id2label of {config.model_name_or_path} has gaps: ids {sorted(labels)}")
+        raise ConfigError(
+            f"{KEY}: id2label of {config.model_name_or_path} has gaps: ids {sorted(labels)}; "
+            "number the labels of its config.json from 0 on"
+        )
     ordered = [labels[index] for index in range(len(labels))]
     return None if all(re.fullmatch(r"LABEL_\d+", label) for label in ordered) else ordered
 
@@ -126,7 +151,10 @@ def _check_folder(folder: Path) -> None:
             f"{KEY}: {folder} has only pickled weights, which can run code when they are read; in a place you trust, "
             "convert them once with AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
         )
-    raise ConfigError(f"{KEY}: {folder} has a config.json but no *.safetensors file with weights")
+    raise ConfigError(
+        f"{KEY}: {folder} has a config.json but no *.safetensors file with weights; "
+        "copy them beside it, or give the folder they are in"
+    )
 
 
 def _refuse_foreign_code(settings: Mapping[str, Any], config: ModelConfig) -> None:
@@ -136,13 +164,20 @@ def _refuse_foreign_code(settings: Mapping[str, Any], config: ModelConfig) -> No
     for path, value in _walk(settings):
         key = path.rsplit(".", 1)[-1]
         if key == "trust_remote_code" and value:
-            problems.append(f"{KEY}: {name} sets {path} in its config.json, which asks to run code from elsewhere")
+            problems.append(
+                f"{KEY}: {name} sets {path} in its config.json, which asks to run code from elsewhere; {_EDIT}"
+            )
         if "attn_implementation" in key and isinstance(value, str) and "/" in value:
-            problems.append(f"{KEY}: {name} sets {path}: {value} in its config.json, a kernel fetched from elsewhere")
+            problems.append(
+                f"{KEY}: {name} sets {path}: {value} in its config.json, a kernel fetched from elsewhere; {_EDIT}"
+            )
         if key == "quantization_config" and value:
             problems.append(f"{KEY}: {name} is quantized; training needs the unquantized checkpoint it was made from")
     if problems:
         raise ConfigError(problems)
+
+
+_EDIT = "take that line out, or choose another checkpoint"
 
 
 def _walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -165,7 +200,7 @@ def read_config(place: str, config: ModelConfig) -> PreTrainedConfig:
 
 
 def _load(
-    place: str, config: ModelConfig, model_config: PreTrainedConfig, model_class: str, seed: int
+    place: str, config: ModelConfig, model_config: PreTrainedConfig, model_class: str, seed: int, outline: bool
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     # Without this, transformers asks a service on the hub to convert pickled weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
@@ -182,7 +217,13 @@ def _load(
                 ignore_mismatched_sizes=True,  # they are reported below, all at once
                 output_loading_info=True,
                 **({"attn_implementation": config.attn_implementation} if config.attn_implementation else {}),
+                **({"device_map": "meta"} if outline else {}),
             )
+        except SafetensorError as error:
+            raise ConfigError(
+                f"{KEY}: a weights file of {config.model_name_or_path} is damaged or not whole ({_brief(error)}); "
+                "fetch it again"
+            ) from error
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"{KEY}: {config.model_name_or_path} cannot be loaded: {_brief(error)}") from error
 
@@ -208,13 +249,11 @@ def _account_for(
     )
     if missing:
         problems.append(
-            f"{KEY}: {name} lacks {len(missing)} tensors that {model_class} needs and the task does not bring: "
+            f"{KEY}: {name} lacks {_tensors(missing)} that {model_class} needs and the task does not bring: "
             f"{_listed(missing)}; it was trained for another kind of task, or is incomplete"
         )
     if problems:
         raise ConfigError(problems)
-    if unused := sorted(report["unexpected_keys"]):
-        logger.warning("%s has %d tensors this task does not use: %s", name, len(unused), _listed(unused))
 
 
 @contextmanager
@@ -231,6 +270,10 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+def _tensors(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) != 1 else ''}"
 
 
 def _listed(names: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
 
@@ -46,14 +46,15 @@ def is_hub_id(name: str) -> bool:
     return True
 
 
-def prepare_hub(names: Iterable[str | None], *, revision: str | None = None) -> None:
+def prepare_hub(names: Mapping[str, str | None], *, revision: str | None = None) -> None:
     """Find out once, in at most 3 seconds, whether the hub answers; without it, work from the cache.
 
+    `names` holds a model or a tokenizer by the setting that names it.
     Nothing is asked when all names are local folders or offline mode is on. Offline, a name that is not in the cache
     is a ConfigError at once (transformers itself would try for most of a minute).
     """
-    asked = [name for name in names if name is not None]
-    remote = [name for name in asked if locate(name, what="model") == name and not Path(name).is_dir()]
+    asked = {key: name for key, name in names.items() if name is not None}
+    remote = {key: name for key, name in asked.items() if locate(name, what=key) == name and not Path(name).is_dir()}
     if not remote:
         return
     if not constants.is_offline_mode() and not _reachable():
@@ -61,10 +62,10 @@ def prepare_hub(names: Iterable[str | None], *, revision: str | None = None) -> 
         logger.warning("The hub (%s) does not answer; working from the local cache.", constants.ENDPOINT)
     if constants.is_offline_mode():
         problems = [
-            f"model: {name} is no local folder{_near(Path(name))} and is not in the local cache "
+            f"{key}: {name} is no local folder{_near(Path(name))} and is not in the local cache "
             f"({constants.HF_HUB_CACHE}), and the hub is not reached; download it once with network access, "
             "or give a local folder"
-            for name in remote
+            for key, name in remote.items()
             # The revision is the model's; a tokenizer from elsewhere has its own.
             if not _cached(name, revision) and not _cached(name, None)
         ]

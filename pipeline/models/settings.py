@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.config import Section
+from pipeline.errors import ConfigError
 
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
@@ -34,13 +35,20 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
+        problems = []
         if self.model_name_or_path is not None:
             if self.config is not None:
-                raise ValueError(
-                    "model_name_or_path starts from a checkpoint, config from random weights; set one of them"
+                problems.append(
+                    "model.config: is for random weights, and model_name_or_path is set too; set one of them"
                 )
-            if self.init != "default" or self.depth_scaled:
-                raise ValueError("init and depth_scaled are for random weights (config), not for a checkpoint")
+            if self.init != "default":
+                problems.append("model.init: is for random weights (config), not for a checkpoint; leave it out")
+            if self.depth_scaled:
+                problems.append(
+                    "model.depth_scaled: is for random weights (config), not for a checkpoint; leave it out"
+                )
         elif self.revision is not None:
-            raise ValueError("revision belongs to a hub id in model_name_or_path, which is not set")
+            problems.append("model.revision: belongs to a hub id in model_name_or_path, which is not set")
+        if problems:
+            raise ConfigError(problems)
         return self

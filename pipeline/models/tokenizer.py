@@ -26,7 +26,9 @@ def load_tokenizer(config: ModelConfig) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{key}: no tokenizer could be read from {name} ({_first_line(error)}); {_HOW}") from error
+        said = _first_line(error)
+        reason = "it has no tokenizer files" if "backend tokenizer" in said else said
+        raise ConfigError(f"{key}: no tokenizer could be read from {name} ({reason}); {_HOW}") from error
     if not tokenizer.is_fast:
         raise ConfigError(f"{key}: {name} has only a slow tokenizer, which cannot be told apart reliably; {_HOW}")
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):

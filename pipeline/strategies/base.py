@@ -35,6 +35,10 @@ class Strategy:
     def __init__(self, config: Any):
         self.config = config
 
+    def check(self, model: nn.Module, task: TaskView) -> None:
+        """Raise ConfigError when the settings do not fit the model, whose weights may have no values yet."""
+        self.rules(model, task)
+
     def wrap(self, model: nn.Module, task: TaskView) -> nn.Module:
         """Change the model before training (add adapters, say)."""
         return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 
 from pydantic import Field
 from torch import nn
@@ -30,7 +31,7 @@ class Freeze(Strategy):
         config = self.config
         if config.num_layers is None and not config.patterns and not config.head_only:
             raise ConfigError("freeze: says nothing to freeze; give num_layers, patterns or head_only: true")
-        rules = [Rule(pattern, 0.0, reason=f"freeze.patterns {pattern}") for pattern in self._checked(config.patterns)]
+        rules = [Rule(pattern, 0.0, reason=f"freeze.patterns {pattern}") for pattern in self._checked(model)]
         if config.head_only:
             rules += [Rule(_head(task), reason="the task's head"), Rule(".", 0.0, reason="freeze.head_only")]
         elif config.num_layers is not None:
@@ -44,13 +45,24 @@ class Freeze(Strategy):
             rules.append(Rule(rf"(^|\.)({names})\.", 0.0, reason=f"freeze.num_layers {config.num_layers}"))
         return rules
 
-    def _checked(self, patterns: list[str]) -> list[str]:
+    def _checked(self, model: nn.Module) -> list[str]:
+        names, patterns, problems = [name for name, _ in model.named_parameters()], self.config.patterns, []
         for pattern in patterns:
             try:
-                re.compile(pattern)
+                found = any(re.search(pattern, name) for name in names)
             except re.error as error:
-                raise ConfigError(f"freeze.patterns: {pattern!r} is not a regular expression ({error})") from error
-        return patterns
+                problems.append(f"freeze.patterns: {pattern!r} is not a regular expression ({error})")
+                continue
+            if not found:
+                near = get_close_matches(pattern, names, n=1, cutoff=0.0)[0]
+                problems.append(
+                    f"freeze.patterns: {pattern!r} matches no parameter of this model; one of its names is {near}"
+                )
+        if not problems and all(any(re.search(pattern, name) for pattern in patterns) for name in names):
+            problems.append("freeze.patterns: they match every parameter, so nothing is left to train; leave some out")
+        if problems:
+            raise ConfigError(problems)
+        return list(patterns)
 
 
 def _head(task: TaskView) -> str:

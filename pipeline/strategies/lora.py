@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import nn
 
 from pipeline.config import Section
-from pipeline.errors import ConfigError
-from pipeline.models.inspect import lora_target_modules
+from pipeline.errors import ConfigError, nearest
+from pipeline.models.inspect import LINEAR, lora_target_modules
 from pipeline.models.load import quiet
 from pipeline.strategies.base import Strategy, TaskView
 
@@ -35,19 +35,24 @@ class LoRA(Strategy):
         merge: bool = False
         """Save the model with the adapters added into its weights instead of the adapters alone."""
 
+    def check(self, model: nn.Module, task: TaskView) -> None:
+        wanted = self.config.target_modules
+        modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
+        missing = (
+            [name for name in wanted if name.rsplit(".", 1)[-1] not in modules] if isinstance(wanted, list) else []
+        )
+        if missing:
+            linear = [name for name, module in modules.items() if isinstance(module, LINEAR)]
+            raise ConfigError(
+                [f"lora.target_modules: this model has no module {name!r}; {nearest(name, linear)}" for name in missing]
+            )
+
     def wrap(self, model: nn.Module, task: TaskView) -> nn.Module:
         from peft import LoraConfig, get_peft_model  # costs seconds to import; only LoRA runs need it
 
         config = self.config
+        self.check(model, task)
         targets = config.target_modules or lora_target_modules(model)
-        names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-        if isinstance(targets, list) and (
-            missing := [name for name in targets if name.rsplit(".", 1)[-1] not in names]
-        ):
-            linear = {
-                name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)
-            }
-            raise ConfigError(f"lora.target_modules: no module is named {missing}; linear layers are {sorted(linear)}")
         settings = LoraConfig(
             r=config.r,
             lora_alpha=config.lora_alpha,

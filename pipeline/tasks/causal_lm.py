@@ -46,11 +46,12 @@ class CausalLM(Task):
     def problems(self) -> list[str]:
         found = text_only(self.data)
         if self.prompted != (self.data.response_column is not None):
-            found.append("data: prompt_column and response_column go together; give both or neither")
+            given = "prompt_column" if self.prompted else "response_column"
+            found.append(f"data.{given}: prompt_column and response_column go together; give both or neither")
         if self.prompted and self.data.packing:
             found.append(f"data.packing: {self.data.packing} packs plain text; rows of prompt and response stay apart")
         if self.prompted and self.data.text_column:
-            found.append("data: text_column is for plain text; give it or prompt_column and response_column, not both")
+            found.append("data.text_column: is for plain text; give it or prompt_column and response_column, not both")
         return found
 
     def columns(self) -> dict[str, Kind]:

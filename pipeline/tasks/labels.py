@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.data import DataConfig, places_of
 from pipeline.errors import DataError, nearest
 
 
@@ -14,43 +15,61 @@ def choose_labels(
 ) -> tuple[list[str], dict[str, int]]:
     """The label names in id order, and the id of every label as the data writes it.
 
-    The names the user gave; else the checkpoint's, when the training labels are among them (so that its head keeps its
-    meaning); else the training labels themselves, whole numbers in numeric order and names in alphabetical order.
-    Data that writes the ids 0, 1, ... of named labels is understood.
+    The names the user gave; else the checkpoint's, whose head knows them and no others; else the training labels
+    themselves, whole numbers in numeric order and names in alphabetical order. Data that writes the ids 0, 1, ... of
+    named labels is understood.
     """
     found = set(flat(column))
     if given and len(set(given)) < len(given):
-        raise DataError(f"data.label_names: a name is listed twice in {given}")
+        twice = next(name for name in given if given.count(name) > 1)
+        raise DataError(f"data.label_names: {twice!r} is listed twice in {given}")
     if given or (checkpoint and _ids(checkpoint, found).keys() >= found):
         names = given or checkpoint or []
         return names, _ids(names, found)
+    if checkpoint:
+        raise DataError(
+            f"data.label_names: the checkpoint was trained for the labels {_listed(checkpoint)}, and the training rows "
+            f"have {_listed(sorted(found))}; start from the checkpoint before it was fine-tuned, or rename the rows "
+            "(to give its outputs other meanings, list as many names in data.label_names)"
+        )
     if len(found) < 2:
         raise DataError(
-            f"the training rows have {len(found)} distinct label ({', '.join(sorted(found))}); expected at least two. "
-            "For numbers as targets write task: {name: text_classification, problem_type: regression}"
+            f"data.label_column: all training rows have the label {_listed(sorted(found))}; expected at least two "
+            "labels (for numbers as targets write task: {name: text_classification, problem_type: regression})"
         )
     names = sorted(found, key=lambda name: (0, int(name), "") if _whole(name) else (1, 0, name))
     return names, _ids(names, found)
 
 
-def check_labels(splits: Mapping[str, Any], column: str, ids: Mapping[str, int]) -> None:
-    """Raise DataError listing every label that is not in the map: split, count, first row (counted from 1)."""
+def check_labels(splits: Mapping[str, Any], column: str, ids: Mapping[str, int], data: DataConfig) -> None:
+    """Raise DataError listing every label that is not in the map: where it stands first, and in how many rows."""
     problems = []
     for split, rows in splits.items():
         unknown: Counter[str] = Counter()
         first: dict[str, int] = {}
-        for number, cell in enumerate(rows[column], start=1):
+        for number, cell in enumerate(rows[column]):
             for label in [cell] if isinstance(cell, str) else cell:
                 if label not in ids:
                     unknown[label] += 1
                     first.setdefault(label, number)
+        places = places_of(data, split, column, first.values())
         problems += [
-            f"{split}: the label {label!r} of column {column!r} is not one of the run's labels "
-            f"({count} row{'s' if count > 1 else ''}, first in row {first[label]}); {nearest(label, ids)}"
+            f"{places[first[label]]}: the {split} label {label!r} in {column!r} is not one of the run's labels "
+            f"({count} row{'s' if count > 1 else ''}); {_hint(label, ids, data.label_names)}"
             for label, count in unknown.most_common(20)
         ]
     if problems:
         raise DataError(problems)
+
+
+def _hint(label: str, ids: Mapping[str, int], names: list[str] | None) -> str:
+    if names and not ids.keys() & set(names):
+        return f"numbers stand for data.label_names ({_listed(names)}), counted from 0"
+    return nearest(label, ids)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def flat(column: Iterable[Any]) -> Iterable[str]:
@@ -63,10 +82,13 @@ def flat(column: Iterable[Any]) -> Iterable[str]:
 
 
 def _ids(names: Sequence[str], found: set[str]) -> dict[str, int]:
-    """Label as written in the data -> id: by name, or by number where the data holds only numbers."""
+    """Label as written in the data -> id: by name, or by number where the data holds only numbers and no name."""
     by_name = {name: index for index, name in enumerate(names)}
     by_number = {str(index): index for index in range(len(names))}
-    return by_number if found <= by_number.keys() and not found <= by_name.keys() else by_name
+    if found <= by_name.keys():
+        return by_name
+    numbers_only = all(_whole(label) for label in found) and not found & by_name.keys()
+    return by_number if numbers_only or found <= by_number.keys() else by_name
 
 
 def _whole(name: str) -> bool:

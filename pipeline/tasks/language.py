@@ -31,10 +31,9 @@ def text_only(data: DataConfig) -> list[str]:
     found = []
     if isinstance(data.text_column, list):
         found.append(f"data.text_column: a language model reads one column, got {data.text_column}")
-    if data.label_column or data.label_names:
-        found.append(
-            "data.label_column, data.label_names: a language model learns from the text itself; leave them out"
-        )
+    for key, given in {"label_column": data.label_column, "label_names": data.label_names}.items():
+        if given:
+            found.append(f"data.{key}: a language model learns from the text itself; leave it out")
     return found
 
 

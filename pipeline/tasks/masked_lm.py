@@ -34,7 +34,10 @@ class MaskedLM(Task):
 
     def problems(self) -> list[str]:
         pairs = [key for key in ("prompt_column", "response_column") if self.data.model_dump()[key] is not None]
-        return [*text_only(self.data), *(f"data.{key}: masked_lm reads plain text from text_column" for key in pairs)]
+        return [
+            *text_only(self.data),
+            *(f"data.{key}: masked_lm reads plain text from text_column; leave it out" for key in pairs),
+        ]
 
     def columns(self) -> dict[str, Kind]:
         return {self.data.text_column or "text": "text"}  # type: ignore[dict-item]
@@ -103,6 +106,10 @@ class MaskedLM(Task):
 
     def metrics(self) -> list[str]:
         return ["perplexity", "token_accuracy"]
+
+    def unlearnable(self, features: Any) -> np.ndarray:
+        around = 0 if self._packs else self.tokenizer.num_special_tokens_to_add()
+        return np.flatnonzero(np.asarray(features["length"]) <= around)
 
     def trained_positions(self, batch: Batch) -> Tensor:
         return batch["labels"] != IGNORED

@@ -56,10 +56,12 @@ class TextClassification(Task):
             found.append(f"data.text_column: expected one column or a list of two, got {self.text_columns}")
         if self.data.packing:
             found.append("data.packing: texts with labels cannot be joined into blocks; leave it out")
-        if self.data.prompt_column or self.data.response_column:
-            found.append(
-                "data.prompt_column, data.response_column: text_classification reads text_column and label_column"
-            )
+        pairs = {"prompt_column": self.data.prompt_column, "response_column": self.data.response_column}
+        found += [
+            f"data.{key}: text_classification reads text_column and label_column; leave it out"
+            for key, given in pairs.items()
+            if given
+        ]
         if self.config.problem_type == "regression" and self.data.label_names:
             found.append("data.label_names: a regression has numbers, no label names; leave it out")
         return found
@@ -76,11 +78,14 @@ class TextClassification(Task):
         if self.config.problem_type == "regression":
             same = [name for name, rows in splits.items() if len(set(rows[self.label_column])) < 2]
             if same:
-                raise DataError(f"{', '.join(same)}: every row has the same number in {self.label_column!r}")
+                raise DataError(
+                    f"data.label_column: every {' and '.join(same)} row has the same number in {self.label_column!r}; "
+                    "there is nothing to learn or to compare"
+                )
             return
         labels = splits["train"][self.label_column]
         self.label_names, self.label_ids = choose_labels(labels, self.data.label_names, checkpoint_labels)
-        check_labels(splits, self.label_column, self.label_ids)
+        check_labels(splits, self.label_column, self.label_ids, self.data)
 
     def model_kwargs(self) -> dict[str, Any]:
         if self.config.problem_type == "regression":
