@@ -77,7 +77,7 @@ def run_recipe(
     datasets: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train by a recipe, then draw the curves and write the card from the run folder."""
-    prepared = prepare(read_config(name, source, overrides), build_model=build_model, datasets=datasets)
+    prepared = prepare(read_config(name, source, overrides), build_model=build_model, datasets=datasets, recipe=name)
     run = train(prepared)
     if prepared.accelerator.is_main_process:
         draw_curves(run.output_dir)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     "__main__",
-    "quickstart",
+    "quickstart rerun",
     "pipeline",
     "api",
     "reports hub",
