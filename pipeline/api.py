@@ -19,6 +19,7 @@ from pipeline.prepare import BuildModel, prepare, whole_model
 from pipeline.reports.card import write_card
 from pipeline.reports.curves import draw_curves
 from pipeline.run import Run, train
+from pipeline.safe_text import SafeFormatter, clean, masked, print_exception
 from pipeline.settings import RunConfig, Start, start_of, user_strategy
 from pipeline.strategies import STRATEGIES
 
@@ -111,7 +112,10 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
 
     Exit codes: 0 finished, 2 a mistake in the configuration or the data, 143 or 130 stopped by a signal after saving.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    sys.excepthook = print_exception
     # what libraries will rename in their next version is no news for the person at the terminal
     warnings.filterwarnings("ignore", category=FutureWarning)
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -139,7 +143,7 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
 def say(text: str) -> None:
     """One message for people, from the first process only."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(clean(masked(text), keep_lines=True), file=sys.stderr, flush=True)
 
 
 def _last_words(run: Run) -> str:

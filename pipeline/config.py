@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.checking import finished, validate
+from pipeline.checking import finished, refuse_credentials, validate
 from pipeline.errors import ConfigError, nearest
 from pipeline.placing import EXTENSIONS, OPAQUE, Layout, Source, Tree
 from pipeline.wording import section_type
@@ -78,10 +78,14 @@ def load(
     """
     tree = Tree(Layout(model), extra_section)
     if isinstance(source, Mapping):
+        refuse_credentials(source, Source(stage=1))
         tree.read(source, Source(stage=1))
     elif source is not None:
         document = read_mapping(source)
-        tree.read(document.values, Source(stage=1, file=str(source), document=document))
+        place = Source(stage=1, file=str(source), document=document)
+        refuse_credentials(document.values, place)
+        tree.read(document.values, place)
+    refuse_credentials(overrides, Source(stage=2, flag="" if isinstance(overrides, Mapping) else "command line"))
     if isinstance(overrides, Mapping):
         tree.read(overrides, Source(stage=2))
     else:

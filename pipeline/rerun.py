@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.launch import launch
 from pipeline.manifest import describe_machine
 from pipeline.reports.read import parse_object
+from pipeline.safe_text import clean
 from pipeline.settings import make_task
 
 IDENTICAL, DIFFERENT, NOT_REPEATED = 0, 1, 2
@@ -154,11 +155,10 @@ def compare_bytes(run_dir: Path, new: Path) -> int:
     names = {path.relative_to(folder).as_posix() for folder in (run_dir, new) for path in files(folder)}
     other = sorted(name for name in names if not same(run_dir / name, new / name))
     if other:
-        print(
-            f"different: {', '.join(other)} ({len(other)} of {len(names)} files of {COMPARED} of {run_dir} and {new})"
-        )
+        listed = f"{', '.join(other)} ({len(other)} of {len(names)} files)"
+        print(clean(f"different: {listed} of {COMPARED} of {run_dir} and {new}"))
         return DIFFERENT
-    print(f"identical: {COMPARED} ({len(names)} files) of {run_dir} and {new}")
+    print(clean(f"identical: {COMPARED} ({len(names)} files) of {run_dir} and {new}"))
     return IDENTICAL
 
 

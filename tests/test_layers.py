@@ -32,6 +32,7 @@ LAYERS = [
     "placing",
     "wording yaml_file aliases",
     "errors",
+    "safe_text",
 ]
 """Imports go down only; what stands on one line does not import each other. `pipeline` is the package's __init__."""
 RANK = {part: rank for rank, line in enumerate(LAYERS) for part in line.split()}
