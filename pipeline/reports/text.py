@@ -67,7 +67,9 @@ def markdown(text: str) -> str:
     """Text that Markdown and HTML show as it is, on one line (so also in a table cell); addresses are no links."""
     escaped = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     escaped = re.sub(r"(?i)\bwww\.", lambda found: f"{found[0][:3]}&#46;", escaped.replace("://", "&#58;//"))
-    return re.sub(r"([\\`*_\[\]|~$!]|(?<!&)#)", r"\\\1", escaped)
+    escaped = re.sub(r"([\\`*_\[\]|~$!]|(?<!&)#)", r"\\\1", escaped)
+    # at the beginning of a line or of a list's entry these would begin a list, or code
+    return re.sub(r"^(\d*)([-+.)])(?!\d)", r"\1\\\2", escaped.lstrip())
 
 
 def code(text: str) -> str:
