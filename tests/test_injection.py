@@ -15,6 +15,7 @@ import yaml
 from accelerate import Accelerator
 from markdown_it import MarkdownIt
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from pipeline.api import main, read_config
 from pipeline.data import DataConfig, load_splits
@@ -155,7 +156,11 @@ def test_a_comparison_holds_only_our_own_tags_and_no_control_characters(hostile:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint_for("text_classification", tmp_path_factory.mktemp("start"))
+    folder = checkpoint_for("text_classification", tmp_path_factory.mktemp("start"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.add_tokens(["\x1b[31m"]) == 1  # one that is shown as it is, not in the letters for bytes
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def test_the_plan_shows_rows_and_names_as_they_are(checkpoint: Path, tmp_path: Path) -> None:
