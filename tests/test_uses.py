@@ -24,7 +24,7 @@ BANNED_OPTIONS = {"shell", "allow_pickle", "trust_remote_code", "use_gather_obje
 
 def full_names(tree: ast.AST) -> dict[str, str]:
     """What the names that a file imports stand for: `load` -> `torch.load` after `from torch import load`."""
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {name.asname: name.name for name in node.names if name.asname}
@@ -51,14 +51,14 @@ def use_problems(path: str, source: str) -> list[str]:
                 found.append(f"{path}:{node.lineno}: {name}")
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in BANNED_CALLS:
             found.append(f"{path}:{node.lineno}: {node.id}")
-        options = [(option.arg, option.value) for option in node.keywords] if isinstance(node, ast.Call) else []
+        options = [(keyword.arg, keyword.value) for keyword in node.keywords] if isinstance(node, ast.Call) else []
         if isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)
             options = [(ast.literal_eval(key), value) for key, value in pairs if isinstance(key, ast.Constant)]
             options = [(key, value) for key, value in options if not is_text(value)]
-        for name, value in options:
-            if name in BANNED_OPTIONS and not (isinstance(value, ast.Constant) and value.value in (False, None)):
-                found.append(f"{path}:{value.lineno}: {name}={ast.unparse(value)}")
+        for option, value in options:
+            if option in BANNED_OPTIONS and not (isinstance(value, ast.Constant) and value.value in (False, None)):
+                found.append(f"{path}:{value.lineno}: {option}={ast.unparse(value)}")
     return found
 
 
