@@ -86,6 +86,19 @@ def train(*arguments: Rest, accelerate_config: Launcher = None, num_processes: P
 
 
 @app.command
+def rerun(run_dir: Path, *, output_dir: Path | None = None) -> None:
+    """Repeat a finished run in a new folder and say whether model/ and results.json are the same bytes.
+
+    graft rerun runs/mine --output_dir runs/mine-again
+
+    Without --output_dir the new folder is RUN_DIR.rerun. Exit code: 0 identical, 1 different, 2 cannot be repeated.
+    """
+    from pipeline.rerun import rerun as job
+
+    sys.exit(job(run_dir, output_dir))
+
+
+@app.command
 def quickstart(output_dir: Path = Path("runs/quickstart"), *, seed: int = 0) -> None:
     """Pretrain a small Llama on the standard library's sources, adapt it four ways, print the comparison.
 

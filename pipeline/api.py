@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
 from pipeline.reports.card import write_card
 from pipeline.reports.curves import draw_curves
 from pipeline.run import Run, train
+from pipeline.safe_text import SafeFormatter, clean, masked, print_exception
 from pipeline.settings import RunConfig, Start, start_of, user_strategy
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.strategies import STRATEGIES
 
 Source = str | Path | Mapping[str, Any] | None
-USER_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def run_recipe(
     """Train by a recipe, then draw the curves and write the card from the run folder."""
     config = read_config(name, source, overrides)
     with StopRequest() as stop:
-        prepared = prepare(config, build_model=build_model, datasets=datasets, stop=stop)
+        prepared = prepare(config, build_model=build_model, datasets=datasets, stop=stop, recipe=name)
         run = train(prepared, stop)
         prepared.processes.close()
     if prepared.accelerator.is_main_process:
@@ -122,7 +121,10 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     1 anything else, such as a process that was lost.
     """
     level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR  # one process speaks
-    logging.basicConfig(level=level, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    sys.excepthook = print_exception
     # what libraries will rename in their next version is no news for the person at the terminal
     warnings.filterwarnings("ignore", category=FutureWarning)
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -157,10 +159,10 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
 def _leave(error: RunFailed | OtherProcessFailed, again: str) -> None:
     """End now: with a process lost, an orderly end would wait for it. The one that knows the reason has the word."""
     if isinstance(error, RunFailed):
-        if error.own:
-            traceback.print_exception(error.__cause__)
-        print(f"graft: {error}\n  to continue: {again}", file=sys.stderr)
-    elif exit_code(error) == USER_ERROR:
+        if error.cause is not None:
+            print_exception(type(error.cause), error.cause, error.cause.__traceback__)
+        print(clean(masked(f"graft: {error}\n  to continue: {again}"), keep_lines=True), file=sys.stderr)
+    elif exit_code(error) != RunFailed.exit_code:
         say(f"graft: {error}")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -170,7 +172,7 @@ def _leave(error: RunFailed | OtherProcessFailed, again: str) -> None:
 def say(text: str) -> None:
     """One message for people, from the first process only."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(clean(masked(text), keep_lines=True), file=sys.stderr, flush=True)
 
 
 def _last_words(run: Run) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,11 +12,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.placing import OPAQUE, Tree, split
+from pipeline.placing import OPAQUE, Source, Tree, split
+from pipeline.safe_text import has_credential
 from pipeline.wording import accepts, complaint, contains, expected, section_type, shown
 from pipeline.yaml_file import Keys
 
 M = TypeVar("M", bound=BaseModel)
+SECRET = "holds what looks like an access token, or an address with a password in it"
+NO_SECRETS = (
+    "a run saves its configuration and may publish it; take it out, and set HF_TOKEN in the environment or use "
+    "`hf auth login`"
+)
 
 
 def finished(tree: Tree, config: M | None) -> M:
@@ -27,6 +33,31 @@ def finished(tree: Tree, config: M | None) -> M:
         )
     assert config is not None, "a section without problems is valid"
     return config
+
+
+def refuse_credentials(values: Any, source: Source) -> None:
+    """Raise ConfigError, without the values, when a token stands anywhere: a run writes its configuration down."""
+    problems = [
+        ": ".join(part for part in (source.prefix(at, at), f"{SECRET}; {NO_SECRETS}") if part)
+        for at in _credentials(values)
+    ]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def _credentials(values: Any, at: Keys = ()) -> Iterator[Keys]:
+    """The places of values that hold a credential; of a key that does, the place around it."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if has_credential(str(key)):
+                yield at
+            else:
+                yield from _credentials(value, (*at, str(key)))
+    elif isinstance(values, list | tuple):
+        for index, value in enumerate(values):
+            yield from _credentials(value, (*at, str(index)))
+    elif has_credential(str(values)):
+        yield at
 
 
 def validate(tree: Tree, model: type[M], values: dict[str, Any], root: Keys) -> M | None:

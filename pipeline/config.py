@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from pipeline.checking import Places, finished, validate
+from pipeline.checking import Places, finished, refuse_credentials, validate
 from pipeline.errors import ConfigError, UserError, nearest
 from pipeline.placing import EXTENSIONS, OPAQUE, Layout, Source, Tree
 from pipeline.wording import section_type
@@ -81,10 +81,14 @@ def load(
     """
     tree = Tree(Layout(model), extra_section)
     if isinstance(source, Mapping):
+        refuse_credentials(source, Source(stage=1))
         tree.read(source, Source(stage=1))
     elif source is not None:
         document = read_mapping(source)
-        tree.read(document.values, Source(stage=1, file=str(source), document=document))
+        place = Source(stage=1, file=str(source), document=document)
+        refuse_credentials(document.values, place)
+        tree.read(document.values, place)
+    refuse_credentials(overrides, Source(stage=2, flag="" if isinstance(overrides, Mapping) else "command line"))
     if isinstance(overrides, Mapping):
         tree.read(overrides, Source(stage=2))
     else:

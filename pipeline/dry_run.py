@@ -15,6 +15,7 @@ from pipeline.data.batching import steps_per_epoch
 from pipeline.evaluation import collate
 from pipeline.models import count_parameters, free_memory, memory_estimate
 from pipeline.prepare import Prepared
+from pipeline.safe_text import clean
 from pipeline.training import total_steps
 
 SAMPLES = 2
@@ -37,7 +38,7 @@ def _sizes(prepared: Prepared, console: Console) -> None:
     rows = len(prepared.splits["train"])
     steps, per_epoch = total_steps(config.train, rows), steps_per_epoch(rows, config.train.train_batch_size)
     tokens = int(np.sum(prepared.splits["train"]["length"])) * steps / per_epoch
-    console.print(f"[bold]plan[/bold]  {config.task.name} -> {config.output_dir}")
+    console.print(Text.assemble(("plan", "bold"), clean(f"  {config.task.name} -> {config.output_dir}")))
     console.print(f"parameters   {total:,}, of which {trainable:,} move ({100 * trainable / total:.2f} %)")
     console.print(
         f"steps        {steps:,} of {config.train.train_batch_size} rows ({steps / per_epoch:.2f} epochs of {rows:,} "
@@ -59,7 +60,7 @@ def _movement(prepared: Prepared, console: Console) -> None:
     rate = prepared.config.optim.learning_rate
     for (multiplier, decay, reasons), sizes in groups.items():
         moves, shrinks = (f"{rate * multiplier:.3g}", f"{decay:g}") if multiplier else ("frozen", "")
-        table.add_row(str(len(sizes)), f"{sum(sizes):,}", moves, shrinks, ", ".join(reasons) or "all")
+        table.add_row(str(len(sizes)), f"{sum(sizes):,}", moves, shrinks, Text(clean(", ".join(reasons) or "all")))
     console.print(table)
 
 
@@ -106,7 +107,7 @@ def _files(prepared: Prepared, console: Console) -> None:
         "README.md",
     ]
     folder = Path(prepared.config.output_dir)
-    console.print(f"will write   {', '.join(str(folder / name) for name in names)}")
+    console.print(Text(clean(f"will write   {', '.join(str(folder / name) for name in names)}")))
 
 
 def _samples(prepared: Prepared, console: Console) -> None:
@@ -122,8 +123,8 @@ def _samples(prepared: Prepared, console: Console) -> None:
             piece = task.tokenizer.convert_ids_to_tokens(int(batch["input_ids"][row, position]))
             learned = bool(trained[row, position])
             piece = f"[{piece}]" if learned and not console.is_terminal else piece
-            text.append(piece, style="bold green" if learned else "dim")
+            text.append(clean(piece), style="bold green" if learned else "dim")
         if "label" in prepared.splits["train"].column_names:
-            text.append(f"  -> {prepared.splits['train'][int(rows[row])]['label']}", style="bold green")
+            text.append(clean(f"  -> {prepared.splits['train'][int(rows[row])]['label']}"), style="bold green")
         console.print(text)
     console.print("(green, or in brackets: tokens that are learned)", style="dim", highlight=False, markup=False)

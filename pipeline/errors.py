@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from pipeline.safe_text import clean, masked
+
 
 class UserError(ValueError):
     """A mistake in what the user gave us. `problems` holds one sentence each; all are shown at once."""
@@ -13,7 +15,9 @@ class UserError(ValueError):
     exit_code = 2
 
     def __init__(self, problems: str | Sequence[str]):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        found = [problems] if isinstance(problems, str) else problems
+        # names of files, columns and labels stand in them, as their makers wrote them
+        self.problems = [clean(masked(problem)) for problem in found]
         super().__init__(self._text())
 
     def _text(self) -> str:

@@ -42,6 +42,7 @@ def _write(plain: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path)
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(temporary)
+    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's form, with the local path of the start
     for path in temporary.iterdir():
         path.chmod(0o666 & ~umask())  # safetensors writes files that only their owner can read
     shutil.rmtree(folder, ignore_errors=True)

@@ -21,9 +21,9 @@ class RunFailed(RuntimeError):
 
     exit_code = 1
 
-    def __init__(self, text: str, *, own: bool):
-        """`own`: the error was raised in this process, which did not merely wait for another one."""
-        self.own = own
+    def __init__(self, text: str, *, cause: BaseException | None = None):
+        """`cause`: the error, when it was raised in this process and not in one that this one waited for."""
+        self.cause = cause
         super().__init__(text)
 
 
@@ -33,7 +33,7 @@ def explain(error: BaseException, heartbeat: Heartbeat, folder: Path) -> BaseExc
         return _about_others(error, heartbeat, folder)
     heartbeat.fail(error)
     head = f"process {heartbeat.rank} of {heartbeat.count} failed {_place(heartbeat.line)}: {type(error).__name__}: "
-    return RunFailed(f"{head}{error}\n{saved(folder)}", own=True)
+    return RunFailed(f"{head}{error}\n{saved(folder)}", cause=error)
 
 
 def _about_others(error: BaseException, heartbeat: Heartbeat, folder: Path) -> BaseException:
@@ -60,7 +60,7 @@ def _about_others(error: BaseException, heartbeat: Heartbeat, folder: Path) -> B
         who = [f"process {line['rank']} of {heartbeat.count} does not answer ({_who(line)})" for line in others]
         who = who or ["another process does not answer, and nothing is known of it here"]
         why = "it hangs, or is slower than train.ddp_timeout allows; where each one stands is printed below"
-    return RunFailed("\n".join([*who, f"  why: {why} ({_first_line(error)})", saved(folder)]), own=False)
+    return RunFailed("\n".join([*who, f"  why: {why} ({_first_line(error)})", saved(folder)]))
 
 
 def _who(line: dict[str, Any]) -> str:

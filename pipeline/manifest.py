@@ -20,16 +20,23 @@ from accelerate import Accelerator
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "safetensors", "tokenizers", "numpy")
 
 
-def describe_run(accelerator: Accelerator) -> dict[str, Any]:
-    """Versions, hardware and code of this process."""
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What the bytes of a run depend on beside its settings and data: versions and hardware."""
     return {
         "graft_version": version("graft-pipeline"),
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+    }
+
+
+def describe_run(accelerator: Accelerator) -> dict[str, Any]:
+    """Versions, hardware and code of this process."""
+    return {
+        **describe_machine(accelerator.device),
         "cpu_threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type,
         "world_size": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
         "git_commit": _git("rev-parse", "HEAD"),

@@ -7,7 +7,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pipeline import models
-from pipeline.accelerator import make_accelerator
+from pipeline.accelerator import PACKAGE, make_accelerator
 from pipeline.config import saying_where
 from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
 from pipeline.errors import ConfigError, DataError, UserError, nearest
@@ -51,16 +51,22 @@ class Prepared:
     strategies: dict[str, Strategy]
     movements: dict[str, Movement]
     fingerprints: dict[str, str]
+    recipe: str = "train"
+    script: str | None = None
+    """The file of a `build_model` of the user's own."""
+    in_memory: bool = False
+    """Whether the rows were handed over from Python, so that no file tells where they are."""
 
     def describe(self) -> dict[str, Any]:
-        """Model and data for the manifest; a local folder by its last name alone."""
+        """Recipe, model and data for the manifest; a local folder by its last name alone."""
         name = self.config.model.model_name_or_path
         local = name is not None and Path(name).exists()
         model = {"name": Path(name).name if local else name, "local": local, "revision": self.config.model.revision}
         data = {
             split: {"rows": len(rows), "fingerprint": self.fingerprints[split]} for split, rows in self.rows.items()
         }
-        return {"model": model, "data": data}
+        start = {"recipe": self.recipe, "script": self.script, "rows_in_memory": self.in_memory}
+        return {**start, "model": model, "data": data}
 
 
 BuildModel = Callable[[Any, Task], nn.Module]
@@ -108,12 +114,21 @@ def whole_model(config: Any, task: Task) -> nn.Module:
     return adapt(start_model(config, task), config, task)
 
 
+def script_of(build_model: BuildModel) -> str | None:
+    """The file that defines a `build_model` of the user's own; None for graft's and those of its recipes."""
+    if not inspect.isfunction(build_model):
+        return type(build_model).__name__
+    file = Path(inspect.getfile(build_model)).resolve()
+    return None if file.parent in (PACKAGE, PACKAGE.parent / "recipes") else file.name
+
+
 def prepare(
     config: Any,
     *,
     build_model: BuildModel = whole_model,
     datasets: Mapping[str, Any] | None = None,
     stop: StopRequest | None = None,
+    recipe: str = "train",
 ) -> Prepared:
     """Check, read, encode and build, cheap things first. Raises ConfigError or DataError with all problems found.
 
@@ -128,7 +143,7 @@ def prepare(
             processes.meet(error)
             raise
         processes.meet()
-    return prepared
+    return replace(prepared, recipe=recipe, script=script_of(build_model), in_memory=datasets is not None)
 
 
 def _checked(config: Any, datasets: Mapping[str, Any] | None) -> Accelerator:

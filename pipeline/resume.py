@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import checkpoint
 from pipeline.errors import ConfigError
-from pipeline.output import LOCK, is_foreign
+from pipeline.output import OURS, is_foreign
 
 logger = logging.getLogger("graft")
 
@@ -72,7 +72,7 @@ def find_start(folder: Path, config: Any) -> Path | None:
 def move_aside(folder: Path) -> Path | None:
     """Put what an earlier run left in the folder beside it, so that a new start deletes nothing."""
     folder = folder.resolve()
-    left = [path for path in folder.iterdir() if path.name != LOCK]
+    left = [path for path in folder.iterdir() if path.name not in OURS]
     if not left:
         return None
     if is_foreign(left):

@@ -47,14 +47,14 @@ class Run:
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items())
         moved = self.results["parameters"]
         return (
-            f"Run({self.results['name']}: {self.results['task']}, {self.results['steps']} steps, "
+            f"Run({self.output_dir.name}: {self.results['task']}, {self.results['steps']} steps, "
             f"{moved['trainable']:,} of {moved['total']:,} parameters trained; {numbers or 'no evaluation'}; "
             f"{self.output_dir})"
         )
 
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr><td>{escape(key)}</td><td>{value:.4g}</td></tr>" for key, value in self.metrics.items())
-        return f"<b>{escape(self.results['name'])}</b><table>{cells}</table><code>{escape(str(self.output_dir))}</code>"
+        return f"<b>{escape(self.output_dir.name)}</b><table>{cells}</table><code>{escape(str(self.output_dir))}</code>"
 
 
 def strict(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:

@@ -200,7 +200,6 @@ class Session:
         config = self.prepared.config
         total, trainable = self.parameters
         return {
-            "name": self.folder.name,
             "task": config.task.name,
             "start": start_of(config),
             "strategies": list(self.prepared.strategies),

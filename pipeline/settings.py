@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import SerializeAsAny, create_model, field_validator
 
-from pipeline.aliases import TOKEN
 from pipeline.checkpoint import CheckpointConfig
 from pipeline.config import Section, check_section, resolve
 from pipeline.data import DataConfig
@@ -21,7 +20,6 @@ from pipeline.strategies import STRATEGIES, Strategy
 from pipeline.tasks import TASKS, Task
 from pipeline.tracking import TrackingConfig
 from pipeline.training import TrainConfig
-from pipeline.wording import SECRET
 
 
 class _Settings(Section):
@@ -97,20 +95,10 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
     return found
 
 
-def _secrets(values: Any, path: tuple[str, ...]) -> list[str]:
-    """A sentence for every value that looks like an access token: config.yaml is saved, and shared with the model."""
-    if isinstance(values, dict):
-        return [problem for key, value in values.items() for problem in _secrets(value, (*path, str(key)))]
-    if isinstance(values, list):
-        return [problem for value in values for problem in _secrets(value, path)]
-    secret = isinstance(values, str) and SECRET.search(values)
-    return [f"{'.'.join(path)}: looks like an access token; {TOKEN}"] if secret else []
-
-
 def check(config: Any, *, has_validation: bool) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
     model, evaluation = config.model, config.eval
-    found = [*_secrets(config.model_dump(), ()), *make_task(config).problems(), *check_sharding(config)]
+    found = [*make_task(config).problems(), *check_sharding(config)]
     if model.model_name_or_path is None and model.config is None:
         found.append("model: give model_name_or_path (start from a checkpoint) or config (start from random weights)")
     if model.config is not None and model.tokenizer_name_or_path is None:

@@ -14,8 +14,10 @@ from typing import Any, Literal
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pipeline.config import Section
+from pipeline.safe_text import clean
 
 logger = logging.getLogger("graft")
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -79,7 +81,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """One line for people."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(clean(text)), soft_wrap=True)
 
     def _show(self, event: Mapping[str, Any]) -> None:
         names = {"learning_rate": "lr", "event": None, "step": None, "seconds": None, "tokens": None, "split": None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import types
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,6 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+
+from pipeline.safe_text import masked
 
 NAMES: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
@@ -33,8 +34,6 @@ LIMITS = {
     "pattern": "that matches {!r}",
 }
 """Name of a pydantic limit -> how it is said."""
-SECRET = re.compile(r"\b(hf_|sk-|ghp_|github_pat_)[A-Za-z0-9_-]{16,}")
-"""What access tokens look like; messages and saved configurations must not hold one."""
 
 
 def section_type(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
@@ -84,7 +83,7 @@ def shown(value: Any) -> str:
     words = {None: "nothing (null)", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words[value]
-    text = SECRET.sub(r"\1...", repr(value))
+    text = masked(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.reports import draw_curves, write_card
+from pipeline.safe_text import clean
 from tests.fake_run import HOSTILE, fake_run
 
 
@@ -80,7 +81,7 @@ def test_a_card_cannot_be_broken_by_what_it_holds(tmp_path: Path) -> None:
     )
     card = write_card(run)
     metadata, text = front_matter(card), card.read_text()
-    assert metadata["model-index"][0]["results"][0]["metrics"][1]["type"] == HOSTILE
+    assert metadata["model-index"][0]["results"][0]["metrics"][1]["type"] == clean(HOSTILE)
     assert "````bash\ngraft train '```\n# not a heading\n````" in text
     body = text.split("---\n", 2)[2]
     assert "<script>" not in body and "\x1b" not in body and "\u202e" not in body

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     "__main__",
-    "quickstart",
+    "quickstart rerun",
     "pipeline",
     "api",
     "reports hub",
@@ -38,13 +38,13 @@ LAYERS = [
     "placing",
     "wording yaml_file aliases",
     "errors",
+    "safe_text",
 ]
 """Imports go down only; what stands on one line does not import each other. `pipeline` is the package's __init__."""
 RANK = {part: rank for rank, line in enumerate(LAYERS) for part in line.split()}
 FILE_LINES, FUNCTION_LINES, LOOP_FUNCTION_LINES = 300, 60, 100
-BANNED_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-BANNED_CALLS = {"eval", "exec", "torch.load", "torch.save", "os.system", "yaml.load", "yaml.unsafe_load"}
-BANNED_OPTIONS = {"shell", "allow_pickle", "trust_remote_code"}
+BANNED_MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "multiprocess"}
+"""What else is never used: tests/test_uses.py."""
 GUESSES = {
     # getattr with a default and hasattr hide what a thing is; here it truly may be either.
     "pipeline/wording.py": (1, "annotations are classes or typing's objects; only classes have a name"),
@@ -123,23 +123,6 @@ def style_problems(path: str, source: str) -> list[str]:
     return found
 
 
-def use_problems(path: str, source: str) -> list[str]:
-    """Uses of what runs code from data or guesses at objects."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == "torch":
-            found += [f"{path}:{node.lineno}: torch.{n.name}" for n in node.names if f"torch.{n.name}" in BANNED_CALLS]
-        if not isinstance(node, ast.Call):
-            continue
-        name = ast.unparse(node.func)
-        if name in BANNED_CALLS:
-            found.append(f"{path}:{node.lineno}: {name}")
-        for option in node.keywords:
-            if option.arg in BANNED_OPTIONS and not (isinstance(option.value, ast.Constant) and not option.value.value):
-                found.append(f"{path}:{node.lineno}: {option.arg}={ast.unparse(option.value)}")
-    return found
-
-
 def guess_problems(path: str, source: str) -> list[str]:
     """Questions to an object about what it has; a file of GUESSES must hold exactly as many as it says there."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
@@ -208,10 +191,6 @@ def test_style() -> None:
     none([problem for path, source in {**CODE, **TESTS}.items() for problem in style_problems(path, source)])
 
 
-def test_nothing_runs_code_from_data() -> None:
-    none([problem for path, source in CODE.items() for problem in use_problems(path, source)])
-
-
 def test_nothing_guesses() -> None:
     none([problem for path, source in CODE.items() for problem in guess_problems(path, source)])
     assert set(GUESSES) <= set(CODE)
@@ -237,23 +216,6 @@ def test_bad_imports_are_seen(path: str, source: str, problem: str) -> None:
     assert len(found) == 1 and problem in found[0]
 
 
-@pytest.mark.parametrize(
-    ("source", "problem"),
-    [
-        ("torch.load(path)", "torch.load"),
-        ("from torch import save", "torch.save"),
-        ("eval('1')", "eval"),
-        ("exec(code)", "exec"),
-        ("subprocess.run(command, shell=True)", "shell=True"),
-        ("np.load(path, allow_pickle=flag)", "allow_pickle=flag"),
-        ("f(trust_remote_code=True)", "trust_remote_code=True"),
-    ],
-)
-def test_bad_uses_are_seen(source: str, problem: str) -> None:
-    found = use_problems("pipeline/run.py", source)
-    assert len(found) == 1 and problem in found[0]
-
-
 @pytest.mark.parametrize("source", ["hasattr(model, 'x')", "getattr(model, 'x', None)"])
 def test_guesses_are_seen(source: str) -> None:
     assert "guesses" in guess_problems("pipeline/run.py", source)[0]
@@ -261,11 +223,6 @@ def test_guesses_are_seen(source: str) -> None:
         assert not guess_problems(path, f"{source}\n" * count)
         assert len(guess_problems(path, f"{source}\n" * (count + 1))) == count + 1
         assert "no guess any more" in guess_problems(path, "getattr(model, name)")[0]
-
-
-def test_good_uses_pass() -> None:
-    source = "model.eval()\nf(trust_remote_code=False)\ngetattr(model, name)\nfrom pipeline.errors import ConfigError\n"
-    assert not use_problems("pipeline/run.py", source) + import_problems("pipeline/run.py", source, MODULES)
 
 
 def test_long_and_shapeless_code_is_seen() -> None:

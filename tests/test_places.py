@@ -13,7 +13,7 @@ from pipeline.data import DataConfig, load_splits, places_of
 from pipeline.errors import ConfigError, DataError, UserError
 from pipeline.models import ModelConfig, checkpoint_labels, from_checkpoint, from_config, load_tokenizer, outline
 from pipeline.output import check_output
-from pipeline.settings import RunConfig, check
+from pipeline.settings import RunConfig
 from pipeline.tasks.labels import choose_labels
 from tests.tiny import tiny_checkpoint, tiny_config
 
@@ -74,13 +74,11 @@ def test_the_home_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_token_is_refused_and_never_repeated(file: str) -> None:
     token = "hf_" + "a1B2" * 8
-    with pytest.raises(ConfigError) as caught:
-        check(load(RunConfig, file, ["--run_name", token, "--label_names", f"[{token}]"]), has_validation=False)
-    assert sum("looks like an access token" in problem for problem in caught.value.problems) == 2
-    assert token not in str(caught.value)
-    with pytest.raises(ConfigError) as caught:
-        load(RunConfig, file, ["--max_steps", token])
-    assert "hf_..." in str(caught.value) and token not in str(caught.value)
+    for flags, count in (["--run_name", token, "--label_names", f"[{token}]"], 2), (["--max_steps", token], 1):
+        with pytest.raises(ConfigError) as caught:
+            load(RunConfig, file, flags)
+        assert sum("looks like an access token" in problem for problem in caught.value.problems) == count
+        assert token not in str(caught.value)
 
 
 def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

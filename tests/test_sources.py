@@ -89,6 +89,10 @@ def test_fingerprint_is_of_the_rows_and_not_of_the_file(tmp_path: Path) -> None:
     assert len({fingerprint(split, COLUMNS) for split in splits}) == 1
     first = fingerprint(splits[0], COLUMNS)
     assert len(first) == 64 and first == fingerprint(splits[0], reversed(COLUMNS))
+    for column in COLUMNS:
+        rows = splits[0].to_list()
+        rows[1][column] = rows[1][column][:-1] + chr(ord(rows[1][column][-1]) + 1)
+        assert first != fingerprint(Dataset.from_list(rows), COLUMNS), f"one character of {column}"
     assert first != fingerprint(splits[0].select([1, 0, 2]), COLUMNS)
     assert first != fingerprint(splits[0].rename_columns({"text": "label", "label": "text"}), COLUMNS)
 

@@ -18,6 +18,7 @@ from pipeline.data.readers import READERS, read
 from pipeline.data.settings import DataConfig
 from pipeline.data.tables import read_dataset
 from pipeline.errors import ConfigError, DataError, nearest
+from pipeline.safe_text import masked
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -237,7 +238,7 @@ def _offline() -> str:
     except urllib.error.HTTPError:
         return ""  # an answer, if not a friendly one
     except OSError as error:
-        logger.warning("%s cannot be reached; only datasets in the cache can be used", constants.ENDPOINT)
+        logger.warning("%s cannot be reached; only datasets in the cache can be used", masked(constants.ENDPOINT))
         datasets_config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
         return str(error)
     return ""

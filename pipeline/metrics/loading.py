@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import huggingface_hub.constants
 from pipeline.config import resolve
 from pipeline.errors import ConfigError
 
+logger = logging.getLogger(__name__)
 HUB = "hub:"
 
 
@@ -51,6 +53,7 @@ def from_path(path: Path, settings: Mapping[str, Any]) -> evaluate.Metric:
 
 def from_hub(name: str, settings: Mapping[str, Any]) -> evaluate.Metric:
     """`evaluate.load`, which finds what the cache holds when the hub cannot be reached."""
+    logger.warning("metric %s%s runs Python code of the hub repository %s", HUB, name, name)
     offline = evaluate.config.HF_EVALUATE_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE
     before = evaluate.config.HF_EVALUATE_OFFLINE
     # evaluate does not look at HF_HUB_OFFLINE and would try the network for seconds.

@@ -161,6 +161,8 @@ def _refuse_foreign_code(settings: Mapping[str, Any], config: ModelConfig) -> No
     """Config fields that would make transformers fetch or run code, whatever `trust_remote_code` says."""
     name = config.model_name_or_path
     problems = []
+    if settings.get("auto_map"):
+        logger.warning("%s names code of its own (auto_map in its config.json), which is never run here", name)
     for path, value in _walk(settings):
         key = path.rsplit(".", 1)[-1]
         if key == "trust_remote_code" and value:
@@ -189,7 +191,9 @@ def _walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def read_config(place: str, config: ModelConfig) -> PreTrainedConfig:
     try:
-        return transformers.AutoConfig.from_pretrained(place, revision=config.revision, trust_remote_code=False)
+        found = transformers.AutoConfig.from_pretrained(place, revision=config.revision, trust_remote_code=False)
+        vars(found).pop("auto_map", None)  # or the saved model would name code that it does not have
+        return found
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         if "custom code" in str(error):
             raise ConfigError(

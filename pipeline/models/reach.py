@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.safe_text import masked
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def prepare_hub(names: Mapping[str, str | None], *, revision: str | None = None)
         return
     if not constants.is_offline_mode() and not _reachable():
         go_offline()
-        logger.warning("The hub (%s) does not answer; working from the local cache.", constants.ENDPOINT)
+        logger.warning("The hub (%s) does not answer; working from the local cache.", masked(constants.ENDPOINT))
     if constants.is_offline_mode():
         problems = [
             f"{key}: {name} is no local folder{_near(Path(name))} and is not in the local cache "
@@ -89,7 +90,7 @@ def _reachable() -> bool:
         try:
             answers.append(huggingface_hub.get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS).status_code)
         except Exception as error:  # whatever it is, the hub does not answer
-            logger.debug("probe of %s: %s", constants.ENDPOINT, error)
+            logger.debug("probe of %s: %s", masked(constants.ENDPOINT), masked(str(error)))
 
     # A thread, since looking up a host name has no timeout of its own.
     thread = Thread(target=ask, daemon=True)

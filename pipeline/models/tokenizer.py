@@ -29,6 +29,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
         said = _first_line(error)
         reason = "it has no tokenizer files" if "backend tokenizer" in said else said
         raise ConfigError(f"{key}: no tokenizer could be read from {name} ({reason}); {_HOW}") from error
+    if tokenizer.init_kwargs.pop("auto_map", None):  # or the saved tokenizer would name code that it does not have
+        logger.warning("%s names tokenizer code of its own (auto_map), which is never run here", name)
     if not tokenizer.is_fast:
         raise ConfigError(f"{key}: {name} has only a slow tokenizer, which cannot be told apart reliably; {_HOW}")
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):

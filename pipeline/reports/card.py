@@ -9,7 +9,6 @@ from typing import Any
 
 from pipeline.reports.read import Run, read_run
 from pipeline.reports.text import (
-    clean,
     code,
     count,
     duration,
@@ -20,6 +19,7 @@ from pipeline.reports.text import (
     number,
     percent,
 )
+from pipeline.safe_text import clean
 
 # task -> (pipeline tag of the hub, ending of the transformers auto class)
 ON_THE_HUB = {
@@ -119,7 +119,7 @@ def front_matter(run: Run, hub_model_id: str | None) -> str:
             dataset_args={"fingerprint": fingerprint}
             if (fingerprint := data_of(run, split).get("fingerprint"))
             else None,
-            metric_type=name,
+            metric_type=clean(name),
             metric_value=value,
         )
         for split, name, value in scores
@@ -130,8 +130,8 @@ def front_matter(run: Run, hub_model_id: str | None) -> str:
         base_model_relation=("adapter" if is_adapter(run) else "finetune") if base else None,
         library_name="peft" if is_adapter(run) else "transformers",
         pipeline_tag=tag,
-        tags=["graft", *(run.results.get("strategies") or [])],
-        metrics=sorted({name for _, name, _ in scores if name != "loss"}) or None,
+        tags=["graft", *(clean(name) for name in run.results.get("strategies") or [])],
+        metrics=sorted({clean(name) for _, name, _ in scores if name != "loss"}) or None,
         model_name=clean(name_of(run, hub_model_id)),
         eval_results=results or None,
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reports.text import clean
+from pipeline.safe_text import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.reports.text import clean
+from pipeline.safe_text import clean
 
 if TYPE_CHECKING:
     from rich.console import Console

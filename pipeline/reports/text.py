@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
+
+from pipeline.safe_text import clean
 
 MISSING = "–"
 
@@ -62,22 +63,13 @@ def memory(value: float | None) -> str:
     return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
 
 
-def clean(text: str, *, keep_lines: bool = False) -> str:
-    """Text that cannot drive a terminal or reorder a line: control and bidirectional characters become U+FFFD."""
-    text = text.replace("\r\n", "\n").replace("\t", "    ")
-    text = text if keep_lines else " ".join(text.split("\n"))
-    return "".join(
-        character
-        if character == "\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        else "\ufffd"
-        for character in text
-    )
-
-
 def markdown(text: str) -> str:
-    """Text that Markdown and HTML show as it is, on one line (so also in a table cell)."""
+    """Text that Markdown and HTML show as it is, on one line (so also in a table cell); addresses are no links."""
     escaped = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]#|~$!])", r"\\\1", escaped)
+    escaped = re.sub(r"(?i)\bwww\.", lambda found: f"{found[0][:3]}&#46;", escaped.replace("://", "&#58;//"))
+    escaped = re.sub(r"([\\`*_\[\]|~$!]|(?<!&)#)", r"\\\1", escaped)
+    # at the beginning of a line or of a list's entry these would begin a list, or code
+    return re.sub(r"^(\d*)([-+.)])(?!\d)", r"\1\\\2", escaped.lstrip())
 
 
 def code(text: str) -> str:

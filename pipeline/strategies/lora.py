@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import nn
@@ -67,7 +67,18 @@ class LoRA(Strategy):
             return get_peft_model(model, settings)
 
     def exported(self, model: nn.Module) -> nn.Module:
-        return model.merge_and_unload() if self.config.merge else model  # type: ignore[operator]
+        if self.config.merge:
+            return model.merge_and_unload()  # type: ignore[operator]
+        for settings in model.peft_config.values():  # type: ignore[operator, union-attr]
+            in_order(settings)
+        return model
+
+
+def in_order(settings: Any) -> None:
+    """Sort what peft keeps as sets, which it would write in an order of this Python process alone."""
+    for key, value in vars(settings).items():
+        if isinstance(value, set):
+            setattr(settings, key, sorted(value))
 
 
 def head_modules(model: nn.Module, task: TaskView) -> list[str]:

@@ -1,0 +1,61 @@
+"""Other people's text on a terminal or in a page: it may not drive either, and it may not hold a secret."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+import unicodedata
+from types import TracebackType
+
+CREDENTIAL = re.compile(
+    r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}"
+    r"|\b(?:sk-|glpat-)[A-Za-z0-9_-]{20,}"
+    r"|\b(?:gh[opsur]_|github_pat_)[A-Za-z0-9_]{20,}"
+    r"|\bAKIA[A-Z0-9]{16}\b"
+    r"|(?<=://)[^/\s@'\"]+(?=@)"
+)
+"""Access tokens by the beginnings their makers gave them, and what stands before the @ of an address."""
+SECRET_NAME = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$", re.IGNORECASE)
+SHORTEST_SECRET = 8
+MASK = "***"
+
+
+def clean(text: str, *, keep_lines: bool = False) -> str:
+    """Text that cannot drive a terminal or reorder a line: control and bidirectional characters become U+FFFD."""
+    text = text.replace("\r\n", "\n").replace("\t", "    ")
+    text = text if keep_lines else " ".join(text.split("\n"))
+    return "".join(
+        character
+        if character == "\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else "\ufffd"
+        for character in text
+    )
+
+
+def has_credential(text: str) -> bool:
+    """Whether a token or an address with a user name or password in it stands in the text."""
+    return CREDENTIAL.search(text) is not None
+
+
+def masked(text: str) -> str:
+    """The text without credentials, also without the values of environment variables whose names say secret."""
+    for name, value in os.environ.items():
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, MASK)
+    return CREDENTIAL.sub(MASK, text)
+
+
+class SafeFormatter(logging.Formatter):
+    """Log lines, and the traceback of one that has it, cleaned and masked."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(masked(super().format(record)), keep_lines=True)
+
+
+def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A `sys.excepthook`: what a library says when it breaks may hold an address with a password in it."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(clean(masked(text), keep_lines=True), end="", file=sys.stderr, flush=True)
