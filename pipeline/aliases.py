@@ -146,7 +146,6 @@ INSTEAD: dict[str, str] = {
     "load_in_4bit": "quantized weights are not supported",
     "quantization": "quantized weights are not supported",
     "deepspeed": "choose it with `accelerate launch --config_file ...`",
-    "fsdp": "choose it with `accelerate launch --config_file ...`",
     "num_processes": "choose it with `accelerate launch --num_processes ...`",
     "no_cuda": "choose the device with `accelerate launch --cpu`",
     "use_cpu": "choose the device with `accelerate launch --cpu`",

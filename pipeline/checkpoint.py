@@ -85,7 +85,7 @@ def _together(processes: Processes, work: Any) -> dict[str, Any]:
     try:
         said = {"files": work() or {}}
     except (OSError, SafetensorError) as error:
-        said = {"problem": _why(error)}
+        said = {"problem": why(error)}
     everyone = [json.loads(text) for text in processes.share(json.dumps(said))]
     for rank, found in enumerate(everyone):
         if "problem" in found:
@@ -93,12 +93,17 @@ def _together(processes: Processes, work: Any) -> dict[str, Any]:
     return {name: entry for found in everyone for name, entry in found["files"].items()}
 
 
-def _why(error: Exception) -> str:
+def is_full(error: Exception) -> bool:
+    """Whether an error in writing says that the disk is full, or a quota used up."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(word in str(error) for word in FULL)
+
+
+def why(error: Exception) -> str:
     """The reason in the words people look for."""
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"disk full ({text})"
-    return f"disk full ({text})" if any(word in text for word in FULL) else text
+    return f"disk full ({text})" if is_full(error) else text
 
 
 def _begin(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +83,7 @@ def evaluate(
     mine = order[processes.rank :: processes.count]
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with without_gradients(model):
         rounds = _together if isinstance(model, FSDPModule) else _alone
         parts, total = rounds(
             lambda rows: _forward(model, task, dataset, rows, processes.accelerator, seed),
@@ -97,6 +98,11 @@ def evaluate(
     for name, metric in metrics.items():
         result.update(_compute(name, metric, columns))
     return result
+
+
+def without_gradients(model: nn.Module) -> AbstractContextManager[Any]:
+    """Forward passes alone; sharded weights are gathered into buffers that inference mode would not let them reuse."""
+    return torch.no_grad() if isinstance(model, FSDPModule) else torch.inference_mode()
 
 
 @dataclass(frozen=True)

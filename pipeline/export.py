@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import umask
+from pipeline.evaluation import without_gradients
 from pipeline.models.load import quiet
 from pipeline.processes import Processes
 from pipeline.tasks import Task
@@ -92,7 +93,7 @@ def logits_of(model: nn.Module, task: Task, batch: dict[str, Tensor]) -> Tensor:
     """What the model says about a batch. All processes call it when the weights are sharded."""
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with without_gradients(model):
         _, logits = task.loss(model, batch)
     model.train(was_training)
     return logits.float()

@@ -10,10 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
+from pipeline.checkpoint import is_full, why
 from pipeline.errors import UserError
-from pipeline.failure import explain, saved
+from pipeline.failure import RunFailed, explain, saved
 from pipeline.heartbeat import Heartbeat, forget
 from pipeline.lock import only_writer
 from pipeline.manifest import write_json
@@ -80,6 +82,9 @@ def train(prepared: Prepared, stop: StopRequest | None = None) -> Run:
         except AGREED:
             raise
         except Exception as error:
+            if isinstance(error, (OSError, SafetensorError)) and is_full(error):
+                heartbeat.fail(error)
+                raise RunFailed(f"{folder}: {why(error)}\n{saved(folder)}") from error
             if processes.count == 1:
                 error.add_note(saved(folder))
                 raise

@@ -14,8 +14,8 @@ from pipeline.errors import ConfigError
 from pipeline.models.inspect import layer_prefixes
 from pipeline.processes import Processes
 
-SHARDED_OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "adagrad")
-"""Those that look at each weight alone, so that a share of the rows is enough."""
+SHARDED_OPTIMIZERS = ("adamw", "adam", "rmsprop")
+"""Those that PyTorch can run on shares, and that are tested so; its fused sgd and adagrad cannot."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from pipeline.config import Section
+from pipeline.journal import Journal
 from pipeline.safe_text import clean
 
 logger = logging.getLogger("graft")
@@ -39,7 +39,7 @@ class RunLog:
 
     def __init__(self, folder: Path, accelerator: Accelerator, *, plain: bool, total_steps: int):
         self.accelerator = accelerator
-        self.path = folder / "metrics.jsonl"
+        self.journal = Journal(folder / "metrics.jsonl")
         self.console = Console(file=sys.stderr, quiet=not accelerator.is_main_process)
         self.plain = plain or not self.console.is_terminal
         self.total_steps = total_steps
@@ -53,23 +53,17 @@ class RunLog:
         self.begun, self.first_step = time.monotonic(), step
         if not self.accelerator.is_main_process:
             return
-        self._forget_after(step)
+        self.journal.forget_after(step)
         if not self.plain:
             self.progress = _bar(self.console)
             self.bar = self.progress.add_task("train", total=self.total_steps, completed=step, note="")
             self.progress.start()
 
-    def _forget_after(self, step: int) -> None:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
-
     def event(self, event: Mapping[str, Any]) -> None:
         """Record one event with its `event` name, `step` and numbers; NaN and inf are written as null with a note."""
         if not self.accelerator.is_main_process:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps(finite(event)) + "\n")
+        self.journal.write(event)
         self._show(event)
         numbers = {key: value for key, value in event.items() if isinstance(value, (int, float)) and key != "step"}
         self._track({f"{event['event']}/{key}": value for key, value in numbers.items()}, event["step"])
@@ -140,12 +134,6 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
     return flat
-
-
-def finite(event: Mapping[str, Any]) -> dict[str, Any]:
-    """NaN and infinity are no JSON: null in their place and their name under `not_finite`, never a made-up 0."""
-    odd = {key: str(value) for key, value in event.items() if isinstance(value, float) and not math.isfinite(value)}
-    return {**event, **dict.fromkeys(odd), "not_finite": odd} if odd else dict(event)
 
 
 def sparkline(values: list[float]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,25 @@ def slow(training: Any, loss: float) -> float:
     return loss
 
 
+@contextmanager
+def stop_after(step: int | None) -> Iterator[None]:
+    """A real SIGTERM, to every process, when so many steps are done; the run stops at the end of the next one."""
+    from pipeline.tracking import RunLog
+
+    advance = RunLog.advance
+
+    def signalling(self: RunLog, done: int) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        advance(self, done)
+
+    RunLog.advance = signalling  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RunLog.advance = advance  # type: ignore[method-assign]
+
+
 AT_STEP = (die, hang, fail, nan, infinite_gradient, out_of_memory, out_of_memory_in_words, drift, stop)
 
 
@@ -140,6 +161,14 @@ def install_slow_tokenization() -> None:
                 arguments[3]()
 
     cache._encoded = slower
+
+
+def install_slow_import() -> None:
+    """Called before anything of ours but the look at the parent is imported."""
+    import pipeline.parent  # noqa: F401
+
+    Path(os.environ["FAULT_SAYS"]).touch()
+    time.sleep(3)
 
 
 def install_slow_main() -> None:

@@ -24,6 +24,37 @@ api.main(sys.argv[1], arguments=sys.argv[2:])
 """
 
 
+MANY = """
+import sys
+import yaml
+from pipeline.api import read_config, run_recipe
+from pipeline.stopping import Stopped
+from tests import faults
+from tests.synthetic import data_of
+for job in yaml.safe_load(open(sys.argv[1])):
+    with faults.stop_after(job["stop"]):
+        try:
+            config = read_config(job["recipe"], job["given"])
+            run_recipe(job["recipe"], job["given"], datasets=data_of(config))
+            assert job["stop"] is None
+        except Stopped as stopped:
+            assert stopped.saved_step == job["stop"] + 1
+"""
+"""Runs one after another in the same processes, so that many are tried for the price of one start."""
+
+
+def many(folder: Path, jobs: list[dict[str, Any]], processes: int) -> None:
+    """Each job: `recipe`, `given`, and `stop`, the step after which it gets a SIGTERM, or None."""
+    words = command(folder, "", {}, processes)[:-3]
+    script, file = folder / "many.py", folder / "jobs.yaml"
+    script.write_text(MANY)
+    file.write_text(yaml.safe_dump(jobs))
+    done = subprocess.run(
+        [*words, str(script), str(file)], capture_output=True, text=True, timeout=900, env=environment()
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
 def command(folder: Path, recipe: str, given: dict[str, Any], processes: int, *, launcher: bool = False) -> list[str]:
     """The command line of a run on synthetic rows; several processes always come from `accelerate launch`."""
     folder.mkdir(parents=True, exist_ok=True)

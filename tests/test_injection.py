@@ -195,7 +195,7 @@ def test_messages_that_name_labels_columns_and_files(
     attempts = [
         lambda: choose_labels([hostile], None, None),
         lambda: choose_labels([hostile], [hostile, hostile], None),
-        lambda: check_labels({hostile: {"label": [hostile]}}, "label", {f"{hostile}x": 0}, config()),
+        lambda: check_labels({"train": {"label": [hostile]}}, "label", {f"{hostile}x": 0}, config()),
         lambda: load_splits(config(train_file=str(file)), columns),
         lambda: load_splits(config(train_file=str(file)), {hostile: "text", "label": "label"}),
         lambda: load_splits(config(train_file=str(tmp_path / "absent.csv")), columns),

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.accelerator import config_path
 from pipeline.api import read_config, run_recipe
 from pipeline.data.batching import micro_batches, plan
 from pipeline.stopping import Stopped
 from pipeline.strategies import STRATEGIES
+from tests import launched
+from tests.faults import stop_after
 from tests.synthetic import RECIPE_OF, VARIANTS, checkpoint_for, data_of, settings
 
 
@@ -73,20 +70,6 @@ def test_how_a_batch_is_cut_does_not_change_the_update(variant: str, tmp_path: P
         assert worst_difference(found[8], found[micro]) < 2e-6
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """A real SIGTERM when so many steps are done; the run stops at the end of the next one."""
-    from pipeline.tracking import RunLog
-
-    advance = RunLog.advance
-
-    def signalling(self: RunLog, step: int) -> None:
-        if step == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-        advance(self, step)
-
-    monkeypatch.setattr(RunLog, "advance", signalling)
-
-
 def folder_hash(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
@@ -98,9 +81,7 @@ def train_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("variant", "strategy"), [(v, s) for v in VARIANTS for s in (None, *STRATEGIES)])
-def test_stopped_and_resumed_is_straight(
-    variant: str, strategy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_and_resumed_is_straight(variant: str, strategy: str | None, tmp_path: Path) -> None:
     """With dropout and accumulation, over the edge of an epoch: equal by the hash of the checkpoint folder."""
     checkpoint = checkpoint_for(variant, tmp_path / "start")
     name = RECIPE_OF[strategy]
@@ -110,11 +91,9 @@ def test_stopped_and_resumed_is_straight(
     run_recipe(name, given, datasets=data)
     given["output_dir"] = str(tmp_path / "stopped")
     for stop in (2, 6):
-        stop_after(monkeypatch, stop)
-        with pytest.raises(Stopped) as stopped:
+        with stop_after(stop), pytest.raises(Stopped) as stopped:
             run_recipe(name, given, datasets=data)
         assert stopped.value.saved_step == stop + 1
-        monkeypatch.undo()
     run_recipe(name, given, datasets=data)
     one, other = tmp_path / "straight", tmp_path / "stopped"
     assert folder_hash(one / "checkpoints" / "step-000009") == folder_hash(other / "checkpoints" / "step-000009")
@@ -122,36 +101,6 @@ def test_stopped_and_resumed_is_straight(
     assert train_lines(one) == train_lines(other)
     results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
     assert results[0] == results[1]
-
-
-SCRIPT = """
-import sys
-from pipeline.api import read_config, run_recipe
-from tests.synthetic import data_of
-from pipeline.config import load
-from pipeline.yaml_file import read_yaml
-from pipeline.api import main
-import pipeline.api as api
-prepare = api.prepare
-api.prepare = lambda config, **kw: prepare(config, **{**kw, "datasets": data_of(config)})
-main(sys.argv[1], arguments=sys.argv[2:])
-"""
-
-
-def on_two_processes(
-    folder: Path, recipe: str, given: dict[str, Any], processes: int
-) -> subprocess.CompletedProcess[str]:
-    """Run a recipe on synthetic rows through a real `accelerate launch`."""
-    import yaml
-
-    script, config = folder / "script.py", folder / "config.yaml"
-    script.write_text(SCRIPT)
-    config.write_text(yaml.safe_dump(given))
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_path("cpu_2proc"))]
-    command = start if processes == 2 else [sys.executable]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    whole = [*command, str(script), recipe, str(config)]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=300, env=environment)
 
 
 @pytest.mark.parametrize("variant", ["causal_lm prompted", "text_classification"])
@@ -164,7 +113,7 @@ def test_two_processes_are_one(variant: str, tmp_path: Path) -> None:
         folder = tmp_path / str(processes)
         folder.mkdir()
         given = settings(variant, None, checkpoint, folder / "run", **more)
-        done = on_two_processes(folder, "finetune", given, processes)
+        done = launched.run(folder, "finetune", given, processes)
         assert done.returncode == 0, done.stderr[-3000:]
         runs[processes] = folder / "run"
         manifest = json.loads((folder / "run" / "manifest.json").read_text())

@@ -63,17 +63,10 @@ atexit.register(report)
 if __name__ == "__main__":
     import pipeline.run
     from pipeline.api import main
-    from pipeline.lock import StopRequest
+    from tests.faults import stop_after
 
-    class StopAt(StopRequest):
-        left = int(os.environ["STOP_AFTER"])
-
-        def __call__(self):
-            self.left -= 1
-            return self.left == 0
-
-    pipeline.run.StopRequest = StopAt
-    main(sys.argv[1], arguments=sys.argv[2:])
+    with stop_after(int(os.environ["STOP_AFTER"]) - 1):
+        main(sys.argv[1], arguments=sys.argv[2:])
 """
 )
 CONTROL = (
@@ -151,7 +144,7 @@ def test_nothing_is_unpickled_and_nothing_planted_runs(strategy: str, processes:
     arguments = (RECIPE_OF[strategy], str(tmp_path / "my.yaml"))
     for stop_after, code in ((2, 1), (0, 0)):
         done, found = watched(tmp_path, SCRIPT, *arguments, processes=processes, stop_after=stop_after)
-        assert ("stopped and saved" in done.stderr) == bool(stop_after), done.stderr
+        assert ("stopped; saved at step" in done.stderr) == bool(stop_after), done.stderr
         assert bool(done.returncode) == bool(code), done.stderr
         assert found == {"find_class": [], "ran": []}
         for folder in [data / "run" / "checkpoints", *(data / "run" / "checkpoints").iterdir()]:

@@ -74,10 +74,10 @@ def test_the_home_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_token_is_refused_and_never_repeated(file: str) -> None:
     token = "hf_" + "a1B2" * 8
-    for flags, count in (["--run_name", token, "--label_names", f"[{token}]"], 2), (["--max_steps", token], 1):
+    for flags in (["--run_name", token], ["--label_names", f"[{token}]"], ["--max_steps", token]):
         with pytest.raises(ConfigError) as caught:
             load(RunConfig, file, flags)
-        assert sum("looks like an access token" in problem for problem in caught.value.problems) == count
+        assert "looks like an access token" in str(caught.value)
         assert token not in str(caught.value)
 
 

@@ -69,7 +69,7 @@ class LoRA(Strategy):
     def exported(self, model: nn.Module) -> nn.Module:
         if self.config.merge:
             return model.merge_and_unload()  # type: ignore[operator]
-        for settings in model.peft_config.values():  # type: ignore[operator, union-attr]
+        for settings in model.peft_config.values():  # type: ignore[operator]
             in_order(settings)
         return model
 

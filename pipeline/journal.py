@@ -1,0 +1,59 @@
+"""metrics.jsonl: one JSON line per event, whole or not there, also through kills and a full disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("graft")
+
+
+class Journal:
+    """Lines on disk. Those that a full disk does not take are kept and written when there is room again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.waiting: list[str] = []
+
+    def forget_after(self, step: int) -> None:
+        """Leave out the lines of later steps, which will be done again, and one that a kill has cut off."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines(keepends=True):
+            try:
+                known = json.loads(line)["step"] <= step
+            except (ValueError, KeyError, TypeError):
+                continue
+            if known:
+                kept.append(line)
+        temporary = self.path.with_name(f".{self.path.name}")
+        temporary.write_text("".join(kept))
+        temporary.rename(self.path)
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        """Add one event."""
+        self.waiting.append(json.dumps(finite(event)) + "\n")
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                content = "".join(self.waiting).encode()
+                if file.write(content) != len(content):  # the last room on the disk was not enough
+                    file.truncate(end)
+                    raise OSError("disk full")
+        except OSError as error:
+            if len(self.waiting) == 1:
+                logger.warning("%s cannot be written now (%s); its lines wait in memory", self.path.name, error)
+            return
+        self.waiting.clear()
+
+
+def finite(event: Mapping[str, Any]) -> dict[str, Any]:
+    """NaN and infinity are no JSON: null in their place and their name under `not_finite`, never a made-up 0."""
+    odd = {key: str(value) for key, value in event.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {**event, **dict.fromkeys(odd), "not_finite": odd} if odd else dict(event)
