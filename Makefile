@@ -19,7 +19,7 @@ run: .venv/.installed-run
 setup: .venv/.installed-dev
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

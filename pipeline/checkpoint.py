@@ -68,7 +68,9 @@ def save(
     try:
         _together(processes, lambda: _begin(temporary, tensors) if processes.is_main else None)
         written = _together(processes, lambda: _write(temporary, tensors, processes))
-        _together(processes, lambda: _publish(temporary, final, step, state, written) if processes.is_main else None)
+        counts = {stem: len(named) for stem, named in tensors.items()}
+        manifest = {"format_version": VERSION, "step": step, "tensors": counts, "files": written}
+        _together(processes, lambda: _publish(temporary, final, manifest, state) if processes.is_main else None)
     finally:
         if processes.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -124,13 +126,10 @@ def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]], process
     return {path.name: _publishable(path) for path in written if path is not None}
 
 
-def _publish(
-    temporary: Path, final: Path, step: int, state: Mapping[str, Any], written: Mapping[str, Mapping[str, Any]]
-) -> None:
+def _publish(temporary: Path, final: Path, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     (temporary / STATE).write_text(json.dumps(state, indent=1, sort_keys=True))
-    files = {**written, STATE: _publishable(temporary / STATE)}
-    manifest = {"format_version": VERSION, "step": step, "files": dict(sorted(files.items()))}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    files = {**manifest["files"], STATE: _publishable(temporary / STATE)}
+    (temporary / MANIFEST).write_text(json.dumps({**manifest, "files": dict(sorted(files.items()))}, indent=1))
     _flush(temporary / MANIFEST)
     _flush(temporary)
     set_aside(final, "replaced")  # the same step again: a leftover that did not verify
@@ -169,7 +168,7 @@ def problems(path: Path) -> list[str]:
     """What is wrong with a checkpoint, one sentence each, by file name; empty when it can be trusted."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files, version = manifest["files"], manifest["format_version"]
+        files, version, _ = manifest["files"], manifest["format_version"], manifest["tensors"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{path / MANIFEST}: cannot be read ({error})"]
     if version != VERSION:
@@ -214,10 +213,13 @@ def load(path: Path) -> tuple[Saved, dict[str, Any]]:
     found = problems(path)
     if found:
         raise DataError(found)
-    listed = json.loads((path / MANIFEST).read_text())["files"]  # a file that is not in the manifest is never read
-    return Saved(path / name for name in listed if name.endswith(".safetensors")), json.loads(
-        (path / STATE).read_text()
-    )
+    manifest = json.loads((path / MANIFEST).read_text())
+    # a file that is not in the manifest is never read
+    saved = Saved(path / name for name in manifest["files"] if name.endswith(".safetensors"))
+    for kind, count in manifest["tensors"].items():
+        if (there := len(saved.names(kind))) != count:
+            raise DataError(f"{path}: holds {there} of {count} tensors of the {kind}")
+    return saved, json.loads((path / STATE).read_text())
 
 
 def rotate(folder: Path, *, keep: int, pinned: Iterable[int | None]) -> None:

@@ -17,8 +17,8 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.processes import Processes
 from pipeline.stopping import StopRequest
 from pipeline.tasks import TASKS
+from tests import launched
 from tests.synthetic import checkpoint_for, data_of, rows, settings
-from tests.test_invariants import on_two_processes
 from tests.tiny import tiny_tokenizer
 
 
@@ -39,7 +39,7 @@ def test_one_validation_row_on_two_processes(tmp_path: Path) -> None:
     """A process without a row of its own takes part in the collectives all the same."""
     start = checkpoint_for("text_classification", tmp_path / "start")
     given = settings("text_classification", None, start, tmp_path / "run", max_steps=1, max_eval_samples=1)
-    done = on_two_processes(tmp_path, "finetune", given, 2)
+    done = launched.run(tmp_path, "finetune", given, 2)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_samples"]["validation"] == 1
 
