@@ -93,7 +93,7 @@ def stop_after(step: int | None) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGTERM)
         advance(self, done)
 
-    RunLog.advance = signalling  # type: ignore[method-assign]
+    RunLog.advance = signalling  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from tests.test_invariants import folder_hash, train_lines
 MATRIX = [(variant, strategy) for variant in VARIANTS for strategy in (None, *STRATEGIES)]
 BITWISE = {"max_steps": 6, "micro_batch_size": 2, "eval_steps": 4, "dropout": 0.1, "dataloader_num_workers": 2}
 ELASTIC = {"max_steps": 6, "eval_steps": 2, "train_batch_size": 7}
+STOPS: dict[str, tuple[int | None, ...]] = {"straight": (None,), "stopped": (1, 3, None)}
 HOW = {"copies": False, "shares": True}
 """Whether every process holds the whole model or a share (train.fsdp)."""
 
@@ -56,7 +57,7 @@ def two(starts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     for variant, strategy in MATRIX:
         for how, fsdp in HOW.items():
-            for kind, stops in {"straight": [None], "stopped": [1, 3, None]}.items():
+            for kind, stops in STOPS.items():
                 if not fsdp:
                     for stop in stops:
                         job(f"{how}-{kind}", variant, strategy, stop, **BITWISE)

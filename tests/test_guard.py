@@ -75,15 +75,16 @@ def poison(training: Any, loss: float) -> float:
 def test_a_spike_does_no_harm(
     action: str, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
-    """One poisoned batch: the final loss is within 1 % of the clean run's; without the guard the run is lost."""
+    """One poisoned batch: the final loss is within 1 % of the clean run's (5 % after going back, which gives up four
+    of a hundred steps); without the guard the run is lost."""
     more = {"max_grad_norm": 0, "name": "sgd", "momentum": 0.0, "learning_rate": 0.1, "save_steps": 5, "max_steps": 100}
-    guard = {"spike_sigma": 6.0, "spike_window": 16, "spike_action": action}
+    guard = {"spike_sigma": 12.0, "spike_window": 32, "spike_action": action}
     clean = run(start, tmp_path / "clean", **more).metrics["loss"]
     inject(monkeypatch, poison, {23})
     with pytest.raises(UserError, match="not finite"):
         run(start, tmp_path / "harmed", **more)
     guarded = run(start, tmp_path / "guarded", **more, **guard)
-    assert guarded.metrics["loss"] == pytest.approx(clean, rel=0.01)
+    assert guarded.metrics["loss"] == pytest.approx(clean, rel={"skip": 0.01, "rollback": 0.05}[action])
     assert [event["reason"] for event in events(tmp_path / "guarded", "skipped")] == ["spike"]
     assert guarded.results["skipped_steps"] == [24]
     back = events(tmp_path / "guarded", "rolled_back")
