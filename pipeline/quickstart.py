@@ -95,7 +95,7 @@ def _step(console: Console, output_dir: Path, name: str, parts: dict[str, Any], 
     recipe = "lora" if "lora" in settings else recipe
     console.print(f"\n[bold]{name}[/bold]: {settings['max_steps']} steps ({recipe})")
     evaluation = {"eval_steps": max(1, settings["max_steps"] // 3)}
-    tracking = {"output_dir": str(output_dir / name), "logging_steps": 50, "save_steps": 10**6}
+    tracking = {"output_dir": str(output_dir / name), "logging_steps": 50}
     return run_recipe(
         recipe, {"task": {"name": "causal_lm", "separator": ""}, **parts}, {**settings, **evaluation, **tracking}
     )

@@ -13,6 +13,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.promises import show
+
 # Before any Hugging Face import: their packages read these once.
 _HOME = tempfile.mkdtemp(prefix="graft-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -35,6 +37,18 @@ for _name in [name for name in os.environ if name.startswith(("ACCELERATE_", "GR
 # The same examples every time: a red run is then a change of ours, and a slow machine is no failure.
 hypothesis.settings.register_profile("graft", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("graft")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Figures for docs/reliability.md."""
+    for item in items:
+        for mark in item.iter_markers("promise"):
+            number, kind = mark.args
+            item.user_properties.append(("promise", (number, kind, 1)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    show(terminalreporter)
 
 
 def is_local(host: Any) -> bool:

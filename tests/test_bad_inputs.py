@@ -105,6 +105,7 @@ def test_the_catalogue_is_whole() -> None:
     assert messages == {case.replace(".yaml", ".txt") for case in CASES}
 
 
+@pytest.mark.promise(12, "bad inputs refused with exactly the expected message")
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input(case: str, catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir((catalogue / case).parent)
@@ -120,6 +121,7 @@ def test_bad_input(case: str, catalogue: Path, monkeypatch: pytest.MonkeyPatch) 
     assert files_of(catalogue) == before, "a file was written"
 
 
+@pytest.mark.promise(12, "of them as commands with exit code 2")
 @pytest.mark.parametrize("case", AS_COMMANDS)
 def test_bad_input_as_a_command(case: str, catalogue: Path) -> None:
     """The same message on stderr, exit code 2, and nothing of the machinery."""

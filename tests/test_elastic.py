@@ -73,6 +73,7 @@ def two(starts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.mark.promise(1, "tasks x strategies stopped twice and resumed bitwise, two processes")
 @pytest.mark.parametrize(("variant", "strategy"), MATRIX)
 def test_two_processes_stopped_and_resumed_are_straight(variant: str, strategy: str | None, two: Path) -> None:
     one, other = (two / f"copies-{kind}" / name_of(variant, strategy) for kind in ("straight", "stopped"))
@@ -82,6 +83,7 @@ def test_two_processes_stopped_and_resumed_are_straight(variant: str, strategy: 
     assert (one / "results.json").read_bytes() == (other / "results.json").read_bytes()
 
 
+@pytest.mark.promise(9, "tasks x strategies x copies and shares on 1, 2, 1 processes with the same rows and losses")
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(("variant", "strategy"), MATRIX)
 def test_one_two_one_processes_see_the_same_rows_and_losses(
@@ -101,6 +103,7 @@ def test_one_two_one_processes_see_the_same_rows_and_losses(
         assert other["loss"] == pytest.approx(one["loss"], abs=2e-6, rel=1e-6)
 
 
+@pytest.mark.promise(9, "optimizers that do the same on shares")
 @pytest.mark.parametrize("optimizer", SHARDED_OPTIMIZERS)
 def test_every_optimizer_does_the_same_with_shares(optimizer: str, two: Path) -> None:
     one, other = (train_lines(two / "optimizers" / f"{optimizer}-{how}") for how in HOW)

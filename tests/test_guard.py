@@ -51,6 +51,7 @@ def run(start: Path, output: Path, **more: Any) -> Run:
     return run_recipe("finetune", config, datasets=data_of(read_config("finetune", config)))
 
 
+@pytest.mark.promise(7, "runs that ended after the stated number of skips")
 @pytest.mark.parametrize("most", [1, 3])
 def test_the_run_ends_after_the_stated_number_of_skips(
     most: int, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

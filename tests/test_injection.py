@@ -106,6 +106,7 @@ def file_name(text: str) -> str:
     return text.replace("/", "∕")
 
 
+@pytest.mark.promise(13, "hostile texts that are inert in the card")
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_card_holds_only_our_own_tags(hostile: str, tmp_path: Path) -> None:
     run = fake_run(
@@ -183,6 +184,7 @@ def test_the_plan_shows_rows_and_names_as_they_are(checkpoint: Path, tmp_path: P
         assert part in said
 
 
+@pytest.mark.promise(13, "hostile texts that are inert in messages")
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_messages_that_name_labels_columns_and_files(
     hostile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

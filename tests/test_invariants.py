@@ -80,6 +80,7 @@ def train_lines(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.promise(1, "tasks x strategies stopped twice and resumed bitwise, one process")
 @pytest.mark.parametrize(("variant", "strategy"), [(v, s) for v in VARIANTS for s in (None, *STRATEGIES)])
 def test_stopped_and_resumed_is_straight(variant: str, strategy: str | None, tmp_path: Path) -> None:
     """With dropout and accumulation, over the edge of an epoch: equal by the hash of the checkpoint folder."""

@@ -129,6 +129,7 @@ def test_the_hook_sees_what_it_is_there_for(tmp_path: Path) -> None:
     assert len(found["find_class"]) == 1 and any("planted.py" in name for name in found["ran"])
 
 
+@pytest.mark.promise(5, "train, stop, resume, export and reload under an audit hook without unpickling")
 @pytest.mark.parametrize(("strategy", "processes"), [*((name, 1) for name in STRATEGIES), ("lora", 2)])
 def test_nothing_is_unpickled_and_nothing_planted_runs(strategy: str, processes: int, tmp_path: Path) -> None:
     """Train, stop, resume, evaluate, export and reload, with payloads in the start and in the checkpoint folder."""
@@ -167,6 +168,7 @@ def test_the_payload_would_run(tmp_path: Path) -> None:
     assert (tmp_path / "marker").is_dir()
 
 
+@pytest.mark.promise(5, "scripts and pickles in the place of data refused")
 def test_a_data_folder_with_a_script_or_a_pickle(tmp_path: Path) -> None:
     """A script beside the rows is never looked at; a pickle and a folder with nothing else are refused."""
     folder, marker = tmp_path / "rows", tmp_path / "marker"

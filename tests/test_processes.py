@@ -28,6 +28,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if line["event"] == "train"]
 
 
+@pytest.mark.promise(10, "lost, failing or hanging processes that ended all with one block")
 @pytest.mark.parametrize(
     ("fault", "block"),
     [
@@ -57,6 +58,7 @@ def test_a_lost_process_ends_all_with_one_block(fault: str, block: str, start: P
     assert again.returncode == 0 and "continuing from" in again.stderr, again.stderr[-3000:]
 
 
+@pytest.mark.promise(10, "disagreements of processes that were named")
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -70,6 +72,7 @@ def test_processes_that_do_not_agree_are_told_so(fault: str, message: str, start
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
 
 
+@pytest.mark.promise(7, "steps not finite in one of two processes that both left out")
 @pytest.mark.parametrize("fault", ["nan", "infinite_gradient"])
 def test_what_is_not_finite_in_one_process_is_left_out_by_all(fault: str, start: Path, tmp_path: Path) -> None:
     """Two processes, of which one has the NaN, end as one process does that has it in the same step."""

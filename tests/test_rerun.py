@@ -62,6 +62,7 @@ def bytes_of(run: Path) -> dict[str, bytes]:
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in files(run)}
 
 
+@pytest.mark.promise(14, "tasks x strategies that gave the same bytes twice")
 @pytest.mark.parametrize(("variant", "strategy"), [(v, s) for v in VARIANTS for s in (None, *STRATEGIES)])
 def test_twice_the_same_run_is_the_same_bytes(variant: str, strategy: str | None, tmp_path: Path) -> None:
     """Into two folders, one after the other in one process, with dropout, so that nothing hangs on what came before."""
@@ -76,6 +77,7 @@ def test_twice_the_same_run_is_the_same_bytes(variant: str, strategy: str | None
         assert word not in one["results.json"].decode()
 
 
+@pytest.mark.promise(14, "runs of `graft rerun` that gave the same bytes")
 def test_two_processes_of_their_own_and_a_rerun_are_the_same_bytes(tmp_path: Path) -> None:
     """Other hash seeds, other thread counts around it, another folder: the command line's whole way."""
     config = prepared_run(tmp_path, dropout=0.1)
@@ -92,6 +94,7 @@ def test_two_processes_of_their_own_and_a_rerun_are_the_same_bytes(tmp_path: Pat
     assert manifest["recipe"] == "lora" and manifest["cpu_threads"] == 1
 
 
+@pytest.mark.promise(14, "runs of `graft rerun` that gave the same bytes")
 def test_a_run_of_two_processes_is_repeated_with_two(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, None, train_batch_size=7)
     done = graft("finetune", str(config), "--num_processes", "2")

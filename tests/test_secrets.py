@@ -98,6 +98,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return Desk(tmp_path_factory.mktemp("desk"))
 
 
+@pytest.mark.promise(13, "whole runs without a byte of a secret")
 def test_no_byte_of_a_whole_run_holds_a_secret(desk: Desk) -> None:
     done = desk.graft("lora", desk.config("my.yaml"))
     assert done.returncode == 0, done.stderr
@@ -141,6 +142,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.promise(13, "secrets in configurations refused and not shown")
 @pytest.mark.parametrize(("change", "place"), REFUSED)
 def test_a_secret_in_a_configuration_is_refused_and_not_shown(
     change: dict[str, Any], place: str, tmp_path: Path
