@@ -13,14 +13,14 @@ import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import parse_flag_from_env, patch_environment
 
 from pipeline.errors import ConfigError, nearest
 
 EXPECTED = "GRAFT_EXPECTED_PROCESSES"
 """Environment variable: how many processes our own launcher starts in all."""
 PRECISIONS = ("auto", "no", "bf16", "fp16")
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+OTHER_SHARDING = ("DEEPSPEED", "MEGATRON_LM")
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -36,7 +36,19 @@ def make_accelerator(
     precision = resolve_precision(mixed_precision, device)
     # The state is global and keeps its first precision; a second run in one process may want another.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(
+    with patch_environment(ACCELERATE_USE_FSDP="false"):  # pipeline/sharding.py shards, the same way on every device
+        accelerator = _make(device, precision, log_with, project_dir, timeout_seconds)
+    check_world(accelerator)
+    refuse_sharding(accelerator)
+    if accelerator.num_processes > 1:
+        atexit.register(leave_together)
+    return accelerator
+
+
+def _make(
+    device: torch.device, precision: str, log_with: Any, project_dir: str | None, timeout_seconds: int
+) -> Accelerator:
+    return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
         log_with=log_with,
@@ -47,11 +59,6 @@ def make_accelerator(
             DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
-    check_world(accelerator)
-    refuse_sharding(accelerator)
-    if accelerator.num_processes > 1:
-        atexit.register(leave_together)
-    return accelerator
 
 
 def leave_together() -> None:
@@ -60,13 +67,21 @@ def leave_together() -> None:
         torch.distributed.destroy_process_group()
 
 
+def asked_to_shard() -> bool:
+    """Whether accelerate's launcher was given an FSDP configuration, which means train.fsdp here."""
+    asked = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if asked and parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
+        raise ConfigError("fsdp_offload_params: weights are not moved to the processor here; set it to false")
+    return asked
+
+
 def refuse_sharding(accelerator: Accelerator) -> None:
     """Say no before anything is spent: one way of sharding is written and tested, PyTorch's own."""
     kind = accelerator.distributed_type.value
-    if kind in SHARDED:
+    if kind in OTHER_SHARDING:
         raise ConfigError(
-            f"distributed_type {kind}: start with multi_gpu instead and set train.fsdp: true; that shards weights, "
-            "gradients and optimizer state by PyTorch's own FSDP2"
+            f"distributed_type {kind}: is not supported, since its checkpoints could not be resumed; use "
+            "accelerate_configs/fsdp2.yaml, or multi_gpu with train.fsdp: true, which shards the same things"
         )
 
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pipeline import models
-from pipeline.accelerator import PACKAGE, make_accelerator
+from pipeline.accelerator import PACKAGE, asked_to_shard, make_accelerator
 from pipeline.config import saying_where
 from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
 from pipeline.errors import ConfigError, DataError, UserError, nearest
@@ -148,6 +148,7 @@ def prepare(
 
 def _checked(config: Any, datasets: Mapping[str, Any] | None) -> Accelerator:
     """What can be said before any other process is heard of."""
+    config.train.fsdp = config.train.fsdp or asked_to_shard()
     data = config.data
     sources = (data.validation_file, data.dataset_validation_split, data.validation_split_fraction)
     check(config, has_validation="validation" in (datasets or {}) or any(sources))

@@ -116,6 +116,15 @@ def test_a_share_that_cannot_be_written_publishes_nothing_and_stops_nobody(start
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
+def test_accelerates_own_fsdp_configuration_shards(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch --config_file fsdp2.yaml` sets it
+    done = launched.run(tmp_path / "launch", "finetune", given(start, tmp_path), 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "run" / "checkpoints" / "step-000005").glob("model-*-of-00002.safetensors"))) == 2
+
+
 def test_a_request_that_reaches_one_process_stops_all_at_the_same_step(start: Path, tmp_path: Path) -> None:
     done = launched.run(tmp_path / "launch", "finetune", given(start, tmp_path), 2, fault="stop 1 2")
     assert "stopped; saved at step 3; to continue: graft finetune" in done.stderr, done.stderr[-3000:]

@@ -71,7 +71,8 @@ def table(found: dict[str, Any]) -> str:
         sizes = cost["graft_bytes"], cost["save_pretrained_and_torch_save_bytes"]
         rows.append(
             f"| one checkpoint of {cost['parameters']:,} parameters with AdamW, against `save_pretrained` and "
-            f"`torch.save` in place, unflushed | {graft} ms against {plain} ms; {sizes[0]:,} bytes against {sizes[1]:,} |"
+            f"`torch.save` in place, unflushed | {graft} ms against {plain} ms; "
+            f"{sizes[0]:,} bytes against {sizes[1]:,} |"
         )
     run, guards = found["quickstart"], found["guards"]
     rows += [
