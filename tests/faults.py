@@ -74,8 +74,8 @@ def stop(training: Any, loss: float) -> float:
     return loss
 
 
-def slow(training: Any, loss: float) -> float:
-    """So slow that a test can send signals: every step of every process waits, and says that training has begun."""
+def slow(training: Any, loss: Any) -> Any:
+    """So slow that a test can send signals: every piece of work of every process waits, and says that it has begun."""
     Path(os.environ["FAULT_SAYS"]).touch()
     time.sleep(0.2)
     return loss
@@ -141,34 +141,45 @@ def install_slow_evaluation() -> None:
     forward = module._forward
 
     def slower(*arguments: Any, **more: Any) -> Any:
-        return slow(None, forward(*arguments, **more))  # type: ignore[arg-type]
+        return slow(None, forward(*arguments, **more))
 
     module._forward = slower
 
 
 def install_slow_tokenization() -> None:
+    """Every row is a batch of its own; whether anybody is asked between two of them is up to the product."""
     from pipeline.data import cache
 
     encoded = cache._encoded
 
-    def slower(*arguments: Any, **more: Any) -> Any:
-        for batch in encoded(*arguments, **more):
-            slow(None, 0.0)
-            arguments[3]()
-            yield batch
-            while True:  # the work never ends by itself
+    def slower(rows: Any, encode: Any, description: str, poll: Any, batch_size: int) -> Any:
+        def each(batches: Any) -> Any:
+            for batch in batches:
                 slow(None, 0.0)
-                arguments[3]()
+                yield batch
+
+        return encoded(rows, lambda batches: encode(each(batches)), description, poll, 1)
 
     cache._encoded = slower
 
 
-def install_slow_import() -> None:
-    """Called before anything of ours but the look at the parent is imported."""
-    import pipeline.parent  # noqa: F401
+def install_slow_save() -> None:
+    """Training waits in each step, and a checkpoint that is whole waits a minute before it is published."""
+    from pipeline import checkpoint
 
-    Path(os.environ["FAULT_SAYS"]).touch()
-    time.sleep(3)
+    install_slow_training()
+    publish = checkpoint._publish
+
+    def slower(*arguments: Any) -> None:
+        Path(os.environ["FAULT_SAYS"] + ".saving").touch()
+        time.sleep(60)
+        publish(*arguments)
+
+    checkpoint._publish = slower
+
+
+def install_slow_import() -> None:
+    """Nothing is left to do: see slow_import.py."""
 
 
 def install_slow_main() -> None:
@@ -181,7 +192,7 @@ def install_slow_main() -> None:
         time.sleep(8)
         publish(*arguments)
 
-    checkpoint._publish = slower  # type: ignore[assignment]
+    checkpoint._publish = slower
 
 
 def install_full_disk() -> None:
