@@ -74,11 +74,11 @@ def stop(training: Any, loss: float) -> float:
     return loss
 
 
-def slow(training: Any, loss: Any) -> Any:
+def slow(result: Any, seconds: float = 0.2) -> Any:
     """So slow that a test can send signals: every piece of work of every process waits, and says that it has begun."""
     Path(os.environ["FAULT_SAYS"]).touch()
-    time.sleep(0.2)
-    return loss
+    time.sleep(seconds)
+    return result
 
 
 @contextmanager
@@ -130,24 +130,25 @@ def install_slow_training() -> None:
     backward = module._backward
 
     def slower(training: Any, *arguments: Any, **more: Any) -> float:
-        return slow(training, backward(training, *arguments, **more))
+        return slow(backward(training, *arguments, **more))
 
     module._backward = slower
 
 
 def install_slow_evaluation() -> None:
+    """So slow that an evaluation lasts longer than anybody is given to stop."""
     import pipeline.evaluation as module
 
     forward = module._forward
 
     def slower(*arguments: Any, **more: Any) -> Any:
-        return slow(None, forward(*arguments, **more))
+        return slow(forward(*arguments, **more), 5)
 
     module._forward = slower
 
 
 def install_slow_tokenization() -> None:
-    """Every row is a batch of its own; whether anybody is asked between two of them is up to the product."""
+    """Every row is a batch and takes a second, all of them longer than a process is given to stop."""
     from pipeline.data import cache
 
     encoded = cache._encoded
@@ -155,8 +156,7 @@ def install_slow_tokenization() -> None:
     def slower(rows: Any, encode: Any, description: str, poll: Any, batch_size: int) -> Any:
         def each(batches: Any) -> Any:
             for batch in batches:
-                slow(None, 0.0)
-                yield batch
+                yield slow(batch, 1)
 
         return encoded(rows, lambda batches: encode(each(batches)), description, poll, 1)
 

@@ -183,6 +183,8 @@ def stop(case: Case, place: Place) -> None:
         assert not list(after[-1].parent.glob(".tmp-*"))
         assert after[-1] not in before and ("continuing from" in text) == bool(before)
         assert json.loads((place.run / "manifest.json").read_text())["status"] == "stopped"
+        if case.phase == "slow_evaluation":  # it is left in the middle, and the next start does it
+            assert step % 15 == 0 and step not in [line["step"] for line in place.events("evaluate")]
     elif case.phase == "slow_save":
         assert "stopped at once; to continue from the newest checkpoint" in text and after == before, text[-4000:]
     else:
@@ -195,7 +197,7 @@ def stop(case: Case, place: Place) -> None:
 def finish(place: Place, processes: int, undisturbed: Place) -> None:
     """The same command goes on to the end: nothing is lost, nothing is done twice."""
     done = subprocess.run(
-        place.command("accelerate", processes), capture_output=True, text=True, timeout=240, env=launched.environment()
+        place.command("alone", processes), capture_output=True, text=True, timeout=240, env=launched.environment()
     )
     assert done.returncode == 0 and "continuing from" in done.stderr, done.stderr[-4000:]
     assert_same(place, undisturbed, exactly=processes == 1)
