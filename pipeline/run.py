@@ -110,7 +110,8 @@ def _train(prepared: Prepared, folder: Path, stop: StopRequest, heartbeat: Heart
     session = Session(prepared, folder, stop, heartbeat)
     try:
         results = session.do(start)
-    except Stopped:
+    except Stopped as stopped:
+        stopped.saved_step = session.keeper.saved_step  # by whoever: stopped evaluations save nothing themselves
         session.write_manifest("stopped")
         raise
     finally:

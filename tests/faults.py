@@ -74,11 +74,11 @@ def stop(training: Any, loss: float) -> float:
     return loss
 
 
-def slow(training: Any, loss: float) -> float:
-    """So slow that a test can send signals: every step of every process waits, and says that training has begun."""
+def slow(result: Any, seconds: float = 0.2) -> Any:
+    """So slow that a test can send signals: every piece of work of every process waits, and says that it has begun."""
     Path(os.environ["FAULT_SAYS"]).touch()
-    time.sleep(0.2)
-    return loss
+    time.sleep(seconds)
+    return result
 
 
 @contextmanager
@@ -130,45 +130,56 @@ def install_slow_training() -> None:
     backward = module._backward
 
     def slower(training: Any, *arguments: Any, **more: Any) -> float:
-        return slow(training, backward(training, *arguments, **more))
+        return slow(backward(training, *arguments, **more))
 
     module._backward = slower
 
 
 def install_slow_evaluation() -> None:
+    """So slow that an evaluation lasts longer than anybody is given to stop."""
     import pipeline.evaluation as module
 
     forward = module._forward
 
     def slower(*arguments: Any, **more: Any) -> Any:
-        return slow(None, forward(*arguments, **more))  # type: ignore[arg-type]
+        return slow(forward(*arguments, **more), 5)
 
     module._forward = slower
 
 
 def install_slow_tokenization() -> None:
+    """Every row is a batch and takes a second, all of them longer than a process is given to stop."""
     from pipeline.data import cache
 
     encoded = cache._encoded
 
-    def slower(*arguments: Any, **more: Any) -> Any:
-        for batch in encoded(*arguments, **more):
-            slow(None, 0.0)
-            arguments[3]()
-            yield batch
-            while True:  # the work never ends by itself
-                slow(None, 0.0)
-                arguments[3]()
+    def slower(rows: Any, encode: Any, description: str, poll: Any, batch_size: int) -> Any:
+        def each(batches: Any) -> Any:
+            for batch in batches:
+                yield slow(batch, 1)
+
+        return encoded(rows, lambda batches: encode(each(batches)), description, poll, 1)
 
     cache._encoded = slower
 
 
-def install_slow_import() -> None:
-    """Called before anything of ours but the look at the parent is imported."""
-    import pipeline.parent  # noqa: F401
+def install_slow_save() -> None:
+    """Training waits in each step, and a checkpoint that is whole waits a minute before it is published."""
+    from pipeline import checkpoint
 
-    Path(os.environ["FAULT_SAYS"]).touch()
-    time.sleep(3)
+    install_slow_training()
+    publish = checkpoint._publish
+
+    def slower(*arguments: Any) -> None:
+        Path(os.environ["FAULT_SAYS"] + ".saving").touch()
+        time.sleep(60)
+        publish(*arguments)
+
+    checkpoint._publish = slower
+
+
+def install_slow_import() -> None:
+    """Nothing is left to do: see slow_import.py."""
 
 
 def install_slow_main() -> None:
@@ -181,7 +192,7 @@ def install_slow_main() -> None:
         time.sleep(8)
         publish(*arguments)
 
-    checkpoint._publish = slower  # type: ignore[assignment]
+    checkpoint._publish = slower
 
 
 def install_full_disk() -> None:

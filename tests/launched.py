@@ -14,6 +14,7 @@ from pipeline.accelerator import config_path
 
 SCRIPT = """
 import sys
+import tests.slow_import
 import pipeline.api as api
 from tests import faults
 from tests.synthetic import data_of
