@@ -127,7 +127,7 @@ def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]], process
 def _publish(
     temporary: Path, final: Path, step: int, state: Mapping[str, Any], written: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    (temporary / STATE).write_text(json.dumps(state, indent=1, sort_keys=True))
+    (temporary / STATE).write_text(json.dumps(state, indent=1))
     files = {**written, STATE: _publishable(temporary / STATE)}
     manifest = {"format_version": VERSION, "step": step, "files": dict(sorted(files.items()))}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
