@@ -18,7 +18,7 @@ from pipeline.output import check_output
 from pipeline.resume import move_aside
 
 ROOT = Path(__file__).resolve().parents[1]
-SAVES, RUNS = 190, 30
+SAVES, RUNS = 180, 24
 
 PLANTED = """
 import json, sys

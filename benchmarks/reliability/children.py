@@ -99,9 +99,9 @@ def finish(work: Callable[[Tell], None], log: Path) -> Child:
     raise RuntimeError(f"a child {'hung' if alive else f'ended with {child.status}'}:\n{log.read_text()[-3000:]}")
 
 
-def kill_after(child: Child, seconds: float) -> bool:
-    """Kill a child so long after it was ready; False when it had ended by itself before."""
-    alive = child.wait_until(lambda: READY in child.lines, PATIENCE)
+def kill_after(child: Child, seconds: float, lines: int = 1) -> bool:
+    """Kill a child so long after it has said so many lines; False when it had ended by itself before."""
+    alive = child.wait_until(lambda: len(child.lines) >= lines, PATIENCE)
     alive = alive and child.wait_until(lambda: False, seconds)
     if alive:
         child.end()

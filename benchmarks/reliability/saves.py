@@ -120,7 +120,7 @@ def kill_saves(kills: int, seed: int, work: Path, save: Save = checkpoint.save, 
     while sum(died.values()) < kills:
         first = max(reached, acknowledged) + 1
         child = start(lambda tell, first=first: endless(folder, first, save, largest, tell), log)
-        if not kill_after(child, draw.uniform(0, 2.5 * fmean(alone)) / 1000):
+        if not kill_after(child, draw.uniform(0, 1.5 * fmean(took[-30:])) / 1000, 1 + draw.choice((0, 1, 1, 2))):
             raise RuntimeError(f"a child ended by itself with {child.status}:\n{log.read_text()[-3000:]}")
         told = [line.split() for line in child.lines if line != READY]
         took += [float(milliseconds) for _, milliseconds in told]
