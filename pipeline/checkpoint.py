@@ -127,7 +127,7 @@ def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]], process
 
 
 def _publish(temporary: Path, final: Path, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    (temporary / STATE).write_text(json.dumps(state, indent=1, sort_keys=True))
+    (temporary / STATE).write_text(json.dumps(state, indent=1))
     files = {**manifest["files"], STATE: _publishable(temporary / STATE)}
     (temporary / MANIFEST).write_text(json.dumps({**manifest, "files": dict(sorted(files.items()))}, indent=1))
     _flush(temporary / MANIFEST)

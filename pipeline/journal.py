@@ -21,13 +21,14 @@ class Journal:
         self.waiting: list[str] = []
 
     def forget_after(self, step: int) -> None:
-        """Leave out the lines of later steps, which will be done again, and one that a kill has cut off."""
+        """Leave out what will be done again: later steps, the test that follows the last one; and a line cut off."""
         if not self.path.exists():
             return
         kept = []
         for line in self.path.read_text().splitlines(keepends=True):
             try:
-                known = json.loads(line)["step"] <= step
+                found = json.loads(line)
+                known = found["step"] <= step and not (found["step"] == step and found.get("split") == "test")
             except (ValueError, KeyError, TypeError):
                 continue
             if known:

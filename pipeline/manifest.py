@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import subprocess
@@ -62,7 +61,7 @@ def _git(*arguments: str) -> str | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}")  # always the same one: what a kill leaves, the next takes
     try:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         temporary.rename(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import checkpoint
 from pipeline.errors import ConfigError
-from pipeline.output import OURS, is_foreign
+from pipeline.output import OF_A_RUN, OURS, is_foreign
 
 logger = logging.getLogger("graft")
 
@@ -81,7 +81,7 @@ def move_aside(folder: Path) -> Path | None:
     while (aside := folder.with_name(f"{folder.name}.earlier-{number}")).exists():
         number += 1
     aside.mkdir()
-    for path in left:
+    for path in sorted(left, key=lambda path: path.name in OF_A_RUN):  # last what says that the rest is a run's
         path.rename(aside / path.name)
     return aside
 

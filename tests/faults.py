@@ -175,7 +175,7 @@ def install_slow_save() -> None:
         time.sleep(60)
         publish(*arguments)
 
-    checkpoint._publish = slower
+    checkpoint._publish = slower  # type: ignore[assignment]
 
 
 def install_slow_import() -> None:
@@ -192,7 +192,7 @@ def install_slow_main() -> None:
         time.sleep(8)
         publish(*arguments)
 
-    checkpoint._publish = slower
+    checkpoint._publish = slower  # type: ignore[assignment]
 
 
 def install_full_disk() -> None:
