@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import dump
 from pipeline.evaluation import collate, evaluate, load_metrics, to_device
@@ -141,14 +141,16 @@ class Session:
 
     def _start_strategies(self) -> None:
         """Let each strategy look at the start weights, with the training batches in order."""
+        for strategy in self.prepared.strategies.values():
+            strategy.start(self.model, self.prepared.task, self._in_order())
+
+    def _in_order(self) -> Iterator[dict[str, Tensor]]:
         task, dataset = self.prepared.task, self.prepared.splits["train"]
         size, seed = self.training.micro_batch_size, self.prepared.config.train.seed
-        for strategy in self.prepared.strategies.values():
-            chunks = (np.arange(first, min(first + size, len(dataset))) for first in range(0, len(dataset), size))
-            batches = (
-                to_device(collate(task, dataset, rows, seed=seed, epoch=0), self.accelerator.device) for rows in chunks
-            )
-            strategy.start(self.model, task, batches)
+        for first in range(0, len(dataset), size):
+            self.stop.poll()
+            rows = np.arange(first, min(first + size, len(dataset)))
+            yield to_device(collate(task, dataset, rows, seed=seed, epoch=0), self.accelerator.device)
 
     def evaluate(self, split: str, step: int) -> dict[str, float]:
         """Score a split, write the event, return the numbers. Raises Stopped when asked to stop meanwhile."""
