@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -26,6 +27,7 @@ from pipeline.settings import RunConfig, Start, start_of, user_strategy
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.strategies import STRATEGIES
 
+logger = logging.getLogger("graft")
 Source = str | Path | Mapping[str, Any] | None
 
 
@@ -88,8 +90,11 @@ def run_recipe(
         run = train(prepared, stop)
         prepared.processes.close()
     if prepared.accelerator.is_main_process:
-        draw_curves(run.output_dir)
-        write_card(run.output_dir)
+        try:
+            draw_curves(run.output_dir)
+            write_card(run.output_dir)
+        except OSError as error:  # a full disk: the model and its numbers are written
+            logger.warning("curves.png and README.md were not written: %s", error)
     return run
 
 
@@ -117,8 +122,8 @@ lora = _function("lora", "Train low-rank adapters beside the frozen weights of a
 def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a recipe as a command: CONFIG.yaml, then `--section.key value` pairs and `--dry_run`. Ends the process.
 
-    Exit codes: 0 finished; 2 a mistake in the configuration or the data; 143 or 130 stopped by a signal after saving;
-    1 anything else, such as a process that was lost.
+    Exit codes: 0 finished; 2 a mistake in the configuration or the data; 143, 138 or 130
+    stopped by a signal after saving; 1 anything else, such as a process that was lost.
     """
     level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR  # one process speaks
     handler = logging.StreamHandler()
@@ -131,7 +136,7 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     dry_run = "--dry_run" in given or "--dry-run" in given
     given = [argument for argument in given if argument not in ("--dry_run", "--dry-run")]
     source = given.pop(0) if given and not given[0].startswith("--") else None
-    again = " ".join(["graft", name, *([source] if source else []), *given])
+    again = shlex.join(["graft", name, *([source] if source else []), *_going_on(given)])
     code = 0
     try:
         if dry_run:
@@ -154,6 +159,20 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     except (RunFailed, OtherProcessFailed) as error:
         _leave(error, again)
     sys.exit(code)
+
+
+def _going_on(arguments: Sequence[str]) -> list[str]:
+    """The arguments of the command that continues a run: from its newest checkpoint, on as many processes."""
+    left, found = list(arguments), []
+    while left:
+        word = left.pop(0)
+        if word.partition("=")[0] in ("--resume", "--checkpoint.resume"):
+            if "=" not in word and left:
+                left.pop(0)
+        else:
+            found.append(word)
+    world = os.environ.get("WORLD_SIZE", "1")
+    return [*found, "--checkpoint.resume", "auto", *(["--num_processes", world] if world != "1" else [])]
 
 
 def _leave(error: RunFailed | OtherProcessFailed, again: str) -> None:

@@ -68,8 +68,7 @@ def save(
     try:
         _together(processes, lambda: _begin(temporary, tensors) if processes.is_main else None)
         written = _together(processes, lambda: _write(temporary, tensors, processes))
-        counts = {stem: len(named) for stem, named in tensors.items()}
-        manifest = {"format_version": VERSION, "step": step, "tensors": counts, "files": written}
+        manifest = {"format_version": VERSION, "step": step, "files": written}
         _together(processes, lambda: _publish(temporary, final, manifest, state) if processes.is_main else None)
     finally:
         if processes.is_main:
@@ -129,7 +128,8 @@ def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]], process
 def _publish(temporary: Path, final: Path, manifest: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     (temporary / STATE).write_text(json.dumps(state, indent=1))
     files = {**manifest["files"], STATE: _publishable(temporary / STATE)}
-    (temporary / MANIFEST).write_text(json.dumps({**manifest, "files": dict(sorted(files.items()))}, indent=1))
+    manifest = {**manifest, "files": dict(sorted(files.items()))}
+    (temporary / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1))
     _flush(temporary / MANIFEST)
     _flush(temporary)
     set_aside(final, "replaced")  # the same step again: a leftover that did not verify
@@ -164,17 +164,25 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Of the manifest's content, so that a damaged manifest is not taken at its word."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
 def problems(path: Path) -> list[str]:
     """What is wrong with a checkpoint, one sentence each, by file name; empty when it can be trusted."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files, version, _ = manifest["files"], manifest["format_version"], manifest["tensors"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digest = manifest.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{path / MANIFEST}: cannot be read ({error})"]
-    if version != VERSION:
-        return [f"{path / MANIFEST}: has format {version}, and this graft reads {VERSION}; use the graft that wrote it"]
+    if digest != _digest(manifest):
+        return [f"{path / MANIFEST}: its content has changed (sha256 differs)"]
+    if manifest["format_version"] != VERSION:
+        wrote = manifest["format_version"]
+        return [f"{path / MANIFEST}: has format {wrote}, and this graft reads {VERSION}; use the graft that wrote it"]
     found = []
-    for name, expected in files.items():
+    for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file():
             found.append(f"{file}: is missing")
@@ -182,8 +190,6 @@ def problems(path: Path) -> list[str]:
             found.append(f"{file}: has {file.stat().st_size} bytes, expected {expected['size']}")
         elif _sha256(file) != expected["sha256"]:
             found.append(f"{file}: its content has changed (sha256 differs)")
-    if STATE not in files:
-        found.append(f"{path / MANIFEST}: does not list {STATE}")
     if (match := NAME.fullmatch(path.name)) and int(match[1]) != manifest.get("step"):
         found.append(f"{path}: the manifest is that of step {manifest.get('step')}")
     return found
@@ -213,12 +219,8 @@ def load(path: Path) -> tuple[Saved, dict[str, Any]]:
     found = problems(path)
     if found:
         raise DataError(found)
-    manifest = json.loads((path / MANIFEST).read_text())
-    # a file that is not in the manifest is never read
-    saved = Saved(path / name for name in manifest["files"] if name.endswith(".safetensors"))
-    for kind, count in manifest["tensors"].items():
-        if (there := len(saved.names(kind))) != count:
-            raise DataError(f"{path}: holds {there} of {count} tensors of the {kind}")
+    listed = json.loads((path / MANIFEST).read_text())["files"]  # a file that is not in the manifest is never read
+    saved = Saved(path / name for name in listed if name.endswith(".safetensors"))
     return saved, json.loads((path / STATE).read_text())
 
 

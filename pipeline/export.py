@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import umask
-from pipeline.evaluation import without_gradients
+from pipeline.evaluation import to_device, without_gradients
 from pipeline.models.load import quiet
 from pipeline.processes import Processes
 from pipeline.tasks import Task
@@ -46,8 +46,12 @@ def _write(plain: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path)
     (temporary / "README.md").unlink(missing_ok=True)  # PEFT's form, with the local path of the start
     for path in temporary.iterdir():
         path.chmod(0o666 & ~umask())  # safetensors writes files that only their owner can read
-    shutil.rmtree(folder, ignore_errors=True)
+    before = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(before, ignore_errors=True)
+    if folder.exists():
+        folder.rename(before)
     temporary.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def is_adapter(model: nn.Module) -> bool:
@@ -80,7 +84,7 @@ def check_reload(
 
         with quiet():
             again = getattr(transformers, task.model_class).from_pretrained(folder, dtype=torch.float32)
-    theirs = logits_of(again.to(ours.device), task, batch)
+    theirs = logits_of(again.to(ours.device), task, to_device(batch, ours.device))
     worst = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
     if not worst <= TOLERANCE * max(1.0, float(ours.abs().max())):
         raise RuntimeError(

@@ -29,7 +29,7 @@ class RunFailed(RuntimeError):
 
 def explain(error: BaseException, heartbeat: Heartbeat, folder: Path) -> BaseException:
     """What to raise in place of an error in one of several processes: a block, or silence where another has spoken."""
-    if any(word in str(error) for word in LOST):
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in LOST):
         return _about_others(error, heartbeat, folder)
     heartbeat.fail(error)
     head = f"process {heartbeat.rank} of {heartbeat.count} failed {_place(heartbeat.line)}: {type(error).__name__}: "
@@ -38,6 +38,7 @@ def explain(error: BaseException, heartbeat: Heartbeat, folder: Path) -> BaseExc
 
 def _about_others(error: BaseException, heartbeat: Heartbeat, folder: Path) -> BaseException:
     """This process only waited. Look for the one it waited for."""
+    heartbeat.wait()
     until = time.monotonic() + GRACE_SECONDS
     while True:
         others = heartbeat.others()
@@ -48,16 +49,17 @@ def _about_others(error: BaseException, heartbeat: Heartbeat, folder: Path) -> B
         if gone or time.monotonic() > until:
             break
         time.sleep(0.1)
-    first_to_speak = min({heartbeat.rank, *(line["rank"] for line in others)} - {line["rank"] for line in gone})
-    if heartbeat.rank != first_to_speak:
-        return OtherProcessFailed(first_to_speak, str(error), RunFailed.exit_code)
+    lost = gone or [line for line in others if not line["waiting"]]
+    waiting = {heartbeat.rank, *(line["rank"] for line in others if line["waiting"])}
+    if heartbeat.rank != min(waiting - {line["rank"] for line in gone}):
+        return OtherProcessFailed(min(waiting), str(error), RunFailed.exit_code)
     if gone:
         who = [f"process {line['rank']} of {heartbeat.count} is gone ({_who(line)})" for line in gone]
         why = "killed from outside, perhaps by the system for want of memory (`dmesg | tail` says so)"
     else:
-        for line in others:
+        for line in lost:
             heartbeat.ask_for_stack(line)
-        who = [f"process {line['rank']} of {heartbeat.count} does not answer ({_who(line)})" for line in others]
+        who = [f"process {line['rank']} of {heartbeat.count} does not answer ({_who(line)})" for line in lost]
         who = who or ["another process does not answer, and nothing is known of it here"]
         why = "it hangs, or is slower than train.ddp_timeout allows; where each one stands is printed below"
     return RunFailed("\n".join([*who, f"  why: {why} ({_first_line(error)})", saved(folder)]))
@@ -81,4 +83,4 @@ def saved(folder: Path) -> str:
     good, _ = checkpoint.newest_good(folder / "checkpoints")
     if good is None:
         return "  saved: no checkpoint yet; the same command starts again"
-    return f"  saved: {good}; the same command goes on from there"
+    return f"  saved: {good}; checkpoint.resume auto goes on from there"

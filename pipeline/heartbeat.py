@@ -39,14 +39,22 @@ class Heartbeat:
 
     def at(self, phase: str, step: int, failure: str = "") -> None:
         """Write down what is done from now on."""
-        self.line |= {"phase": phase, "step": step, "time": time.time(), "failure": failure[: BYTES // 2]}
+        self.line |= {"phase": phase, "step": step, "time": time.time(), "failure": _short(failure), "waiting": False}
+        self._write()
+
+    def _write(self) -> None:
         if self.descriptor is not None:
             with suppress(OSError):  # a full disk must not end a run
-                os.pwrite(self.descriptor, json.dumps(self.line).encode().ljust(BYTES)[:BYTES], 0)
+                os.pwrite(self.descriptor, json.dumps(self.line).encode().ljust(BYTES), 0)
 
     def fail(self, error: BaseException) -> None:
         """Leave word for the others."""
         self.at(self.line["phase"], self.line["step"], f"{type(error).__name__}: {error}")
+
+    def wait(self) -> None:
+        """Tell the others that this process is not the one that they wait for."""
+        self.line["waiting"] = True
+        self._write()
 
     def others(self) -> list[dict[str, Any]]:
         """The last lines of the other processes that can be read here, by rank."""
@@ -81,3 +89,10 @@ class Heartbeat:
 def forget(folder: Path) -> None:
     """Take away the lines of an earlier start, before anybody writes new ones."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def _short(text: str) -> str:
+    """As much of a text as has room in a line, where a character outside ASCII takes up to twelve bytes."""
+    while len(json.dumps(text)) > BYTES // 2:
+        text = text[: len(text) * 3 // 4]
+    return text

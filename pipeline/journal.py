@@ -20,26 +20,39 @@ class Journal:
         self.path = path
         self.waiting: list[str] = []
 
-    def forget_after(self, step: int) -> None:
-        """Leave out what will be done again: later steps, the test that follows the last one; and a line cut off."""
+    def forget_after(self, step: int, *, evaluated: bool) -> None:
+        """Leave out what will be done again: later steps, what follows the last one, and a line that was cut off.
+
+        `evaluated`: whether the evaluation of `step` itself is done and saved.
+        """
         if not self.path.exists():
             return
+        again = {"test"} if evaluated else {"test", "validation"}
         kept = []
-        for line in self.path.read_text().splitlines(keepends=True):
+        for line in self.path.read_text().splitlines():
             try:
                 found = json.loads(line)
-                known = found["step"] <= step and not (found["step"] == step and found.get("split") == "test")
+                known = found["step"] < step or (found["step"] == step and found.get("split") not in again)
             except (ValueError, KeyError, TypeError):
                 continue
             if known:
-                kept.append(line)
+                kept.append(f"{line}\n")
         temporary = self.path.with_name(f".{self.path.name}")
-        temporary.write_text("".join(kept))
-        temporary.rename(self.path)
+        try:
+            temporary.write_text("".join(kept))
+            temporary.rename(self.path)
+        except OSError as error:  # a full disk: lines are there twice, which costs no run
+            logger.warning("%s could not be cleared of later steps: %s", self.path.name, error)
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Add one event."""
         self.waiting.append(json.dumps(finite(event)) + "\n")
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if not self.waiting:
+            return
         try:
             with self.path.open("ab", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)

@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipeline import checkpoint
 from pipeline.prepare import Prepared
+from pipeline.processes import OtherProcessFailed
 from pipeline.resume import identity, refuse_other_run
 from pipeline.settings import start_of
 from pipeline.shards import model_tensors, optimizer_tensors, restore_model, restore_optimizer
@@ -44,7 +46,7 @@ class Keeper:
         }
         content = {
             "train": state.as_dict(),
-            "identity": identity(self.prepared.config, self.prepared.fingerprints),
+            "identity": self._identity(),
             "best_by": self._best_by(),
             "scaler": scaler.state_dict() if scaler else None,
         }
@@ -54,24 +56,32 @@ class Keeper:
         except checkpoint.SaveFailed as error:
             return str(error)
         self.saved_step = state.step
-        limit = self.prepared.config.checkpoint.save_total_limit
-        self.processes.on_main(lambda: checkpoint.rotate(self.folder, keep=limit, pinned=[state.best_step]))
+        self._rotate(state)
         seconds = time.monotonic() - began
         self.seconds += seconds
         if seconds > SLOW_SAVE_SECONDS:
             logger.warning("saving took %.0f s; launchers kill 30 s after SIGTERM", seconds)
         return None
 
+    def _rotate(self, state: TrainState) -> None:
+        limit = self.prepared.config.checkpoint.save_total_limit
+        try:
+            self.processes.on_main(lambda: checkpoint.rotate(self.folder, keep=limit, pinned=[state.best_step]))
+        except (OSError, OtherProcessFailed) as error:
+            logger.warning("earlier checkpoints could not be deleted: %s", error)
+
     def restore(self, path: Path) -> TrainState:
         """Weights, optimizer and state of a checkpoint. Raises ConfigError when it belongs to another run."""
         saved, content = checkpoint.load(path)
         config = self.prepared.config
-        refuse_other_run(path, content["identity"], identity(config, self.prepared.fingerprints))
+        refuse_other_run(path, content["identity"], self._identity())
         self._put(saved)
         state = TrainState(**content["train"])
         if self.prepared.accelerator.scaler and content["scaler"]:
             self.prepared.accelerator.scaler.load_state_dict(content["scaler"])
-        best = state.best_step is None or state.best_step == state.step or self._is_good(state.best_step)
+        state.largest_micro_batch = 0  # what fits has to be found out anew: it may be another machine
+        kept = config.eval.load_best_model_at_end and state.best_step not in (None, state.step)
+        best = not kept or self._is_good(state.best_step)
         if content["best_by"] != self._best_by() or not best:
             logger.warning("%s: its best model was measured otherwise or is not here; looking for the best anew", path)
             state.forget_best()
@@ -80,6 +90,7 @@ class Keeper:
         self.processes.on_main(lambda: checkpoint.set_aside_later(self.folder, state.step))
         if path.resolve() == checkpoint.path_of(self.folder, state.step).resolve():
             self.saved_step = state.step
+            self._rotate(state)  # a kill may have come between saving and this
         logger.warning("continuing from %s", path)
         return state
 
@@ -98,6 +109,7 @@ class Keeper:
         if state.best_step != state.step:
             if not self._is_good(state.best_step):
                 logger.warning("the best model, of step %d, could not be saved; keeping the last one", state.best_step)
+                state.best_step = None
                 return state.last_results
             best, _ = checkpoint.load(checkpoint.path_of(self.folder, state.best_step))
             restore_model(self.model, best, self._names())
@@ -117,13 +129,25 @@ class Keeper:
         """A number that tells one process's copy of the weights from another's; sharded weights have no copies."""
         if self.processes.count == 1 or self.prepared.config.train.fsdp:
             return {}
-        total = sum(float(value.detach().double().sum()) for value in model_tensors(self.model).values())
-        return {"model (the sum of its weights)": f"{total:.9g}"}
+        return sum_of_weights(self.model)
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes this run this run; with the precision in use, which `auto` leaves to the machine."""
+        precision = {"train.mixed_precision": self.prepared.accelerator.mixed_precision}
+        return identity(self.prepared.config, self.prepared.fingerprints) | precision
 
     def _best_by(self) -> list[Any]:
         """What "best" means in this run; a resumed run that means something else starts to look anew."""
         greater = self.prepared.config.eval.is_greater_better(self.main_metric)
         return [self.main_metric, greater, self.prepared.fingerprints.get("validation")]
 
-    def _is_good(self, step: int) -> bool:
-        return not checkpoint.problems(checkpoint.path_of(self.folder, step))
+    def _is_good(self, step: int | None) -> bool:
+        """As the main process sees it, so that all go on alike."""
+        path = checkpoint.path_of(self.folder, step or 0)
+        return self.processes.from_main(lambda: "" if checkpoint.problems(path) else "good") == "good"
+
+
+def sum_of_weights(model: nn.Module) -> dict[str, str]:
+    """A number that tells one copy of a model from another, by its name."""
+    total = sum(float(value.detach().sum(dtype=torch.float64)) for value in model_tensors(model).values())
+    return {"model (the sum of its weights)": f"{total:.9g}"}

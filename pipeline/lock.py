@@ -8,8 +8,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TextIO
 
 from pipeline.errors import UserError
 
@@ -24,13 +25,21 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
-            owner = json.loads(file.read() or "{}")
+            owner = _owner(file)
             raise UserError(
                 f"{folder}: another run is writing here (process {owner.get('pid')} on {owner.get('host')}, since "
                 f"{owner.get('since')}); wait for it, stop it, or choose another output_dir"
             ) from error
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}))
-        file.flush()
+        with suppress(OSError):  # a full disk: the lock is held all the same
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}))
+            file.flush()
         yield
+
+
+def _owner(file: TextIO) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        return dict(json.loads(file.read()))
+    except ValueError:  # it is being written at this moment
+        return {}

@@ -19,14 +19,14 @@ from pipeline import models
 from pipeline.accelerator import PACKAGE, asked_to_shard, make_accelerator
 from pipeline.config import saying_where
 from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
-from pipeline.errors import ConfigError, DataError, UserError, nearest
+from pipeline.errors import ConfigError, DataError, nearest
 from pipeline.evaluation import load_metrics
 from pipeline.models.limit import length_limit
 from pipeline.optim import Movement, apply, movements
 from pipeline.output import check_output
 from pipeline.processes import Processes
 from pipeline.settings import check, make_task, start_of, strategies_of
-from pipeline.stopping import Stopped, StopRequest
+from pipeline.stopping import StopRequest
 from pipeline.strategies import Strategy
 from pipeline.tasks import Task
 
@@ -139,7 +139,7 @@ def prepare(
         processes, stop = Processes(accelerator), stop or StopRequest()
         try:
             prepared = _prepare(config, accelerator, processes, build_model, datasets, stop)
-        except (UserError, Stopped, OSError) as error:
+        except Exception as error:
             processes.meet(error)
             raise
         processes.meet()

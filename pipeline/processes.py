@@ -105,9 +105,12 @@ class Processes:
 
     def average_gradients(self, model: nn.Module) -> None:
         """What a data-parallel wrapper does within backward, done after it: the mean over processes, in buckets."""
+        moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        used = torch.tensor([parameter.grad is not None for parameter in moving], device=self.accelerator.device).int()
+        distributed.all_reduce(used)
         gradients = []
-        for parameter in model.parameters():
-            if parameter.requires_grad:
+        for parameter, anywhere in zip(moving, used.tolist(), strict=True):
+            if anywhere:  # one that no process has used stays as it is, as in a single process
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 gradients.append(parameter.grad)
         for bucket in _buckets(gradients):

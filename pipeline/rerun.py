@@ -22,7 +22,7 @@ from pipeline.safe_text import clean
 from pipeline.settings import make_task
 
 IDENTICAL, DIFFERENT, NOT_REPEATED = 0, 1, 2
-STOPPED = (130, 143)
+STOPPED = (130, 138, 143)
 COMPARED = "model/ and results.json"
 NEEDED: dict[str, type] = {"recipe": str, "world_size": int, "cpu_threads": int, "versions": dict, "data": dict}
 """What a manifest must hold for its run to be repeated."""

@@ -98,7 +98,8 @@ def _find_start(folder: Path, prepared: Prepared) -> Path | None:
     def find() -> str:
         forget(folder)
         start = find_start(folder, prepared.config)
-        if start is None and (aside := move_aside(folder)):
+        elsewhere = start is None or start.resolve().parent != (folder / "checkpoints").resolve()
+        if elsewhere and (aside := move_aside(folder)):
             logger.warning("%s held an earlier run; it is now in %s", folder, aside)
         return "" if start is None else str(start)
 

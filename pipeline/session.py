@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -19,9 +20,9 @@ from pipeline.config import dump
 from pipeline.evaluation import collate, evaluate, load_metrics, to_device
 from pipeline.export import check_reload, logits_of, save_model
 from pipeline.heartbeat import Heartbeat
-from pipeline.keeper import Keeper
+from pipeline.keeper import Keeper, sum_of_weights
 from pipeline.loop import fit
-from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, restart_peak_memory, write_json
+from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, restart_peak_memory, write_json, write_text
 from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier
 from pipeline.prepare import Prepared, start_model
@@ -43,6 +44,8 @@ class Session:
         self.prepared, self.folder, self.stop, self.heartbeat = prepared, folder, stop, heartbeat
         config, self.accelerator, self.processes = prepared.config, prepared.accelerator, prepared.processes
         self.parameters = count_parameters(prepared.model)
+        # looked at before the wrapper gives all processes the main one's
+        self.start_weights = sum_of_weights(prepared.model) if self.processes.count > 1 else {}
         self.model, self.optimizer = self._prepared_model()
         self.plain = self.accelerator.unwrap_model(self.model)
         self.metrics = (
@@ -103,13 +106,13 @@ class Session:
             self._restore(start)
         if self.processes.count > 1:
             self.processes.must_agree(self._facts(), "all processes must read the same files with the same settings")
-        if self.processes.is_main:
-            (self.folder / "config.yaml").write_text(dump(config))
+        self.processes.on_main(lambda: write_text(self.folder / "config.yaml", dump(config)))
         self.write_manifest("running")
         start_trackers(self.accelerator, config.tracking, config.model_dump(mode="json"), self.folder.name)
         restart_peak_memory(self.accelerator.device)
         self.began = time.monotonic()
-        self.log.begin(training.state.step)
+        step, evaluated = training.state.step, training.state.last_evaluated_step
+        self.log.begin(step, evaluated=step == evaluated)
         self.advance(training.state.step)
         before = training.state.step
         state = fit(training)
@@ -131,7 +134,7 @@ class Session:
             "set of rows (their sha256)": sha256(rows.encode()).hexdigest()[:12],
             "step": str(self.training.state.step),
             "version of torch": torch.__version__,
-            **self.keeper.copies(),
+            **self.start_weights,
         }
 
     def advance(self, step: int) -> None:
@@ -148,7 +151,8 @@ class Session:
         task, dataset = self.prepared.task, self.prepared.splits["train"]
         size, seed = self.training.micro_batch_size, self.prepared.config.train.seed
         for first in range(0, len(dataset), size):
-            self.stop.poll()
+            if self.processes.total(self.stop())[0]:  # all stop together, since the strategy may use all
+                raise self.stop.stopped()
             rows = np.arange(first, min(first + size, len(dataset)))
             yield to_device(collate(task, dataset, rows, seed=seed, epoch=0), self.accelerator.device)
 
@@ -195,7 +199,7 @@ class Session:
 
     def _restore(self, path: Path) -> None:
         self.training.state = self.keeper.restore(path)
-        if (self.folder / "manifest.json").exists():
+        with suppress(OSError, ValueError):  # of an earlier run, or cut off: only the count of its cost is in it
             self.earlier_cost = json.loads((self.folder / "manifest.json").read_text()).get("cost", {})
 
     def _results(self, state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,6 +243,8 @@ class Session:
         rows = np.arange(min(ROWS_TO_COMPARE, len(split)))
         batch = to_device(collate(task, split, rows, seed=0, epoch=0), self.accelerator.device)
         logits = logits_of(plain, task, batch)
+        if config.train.fsdp:
+            logits = logits.cpu()  # a second model, whole, need not fit beside the shares
         self.heartbeat.at("export", self.training.state.step)
         save_model(plain, full_weights(plain), task.tokenizer, folder, self.processes)
         self.processes.on_main(
@@ -264,5 +270,7 @@ class Session:
         }
         try:
             write_json(self.folder / "manifest.json", {**self.manifest, "cost": cost, "status": status})
-        except OSError as error:  # a full disk: the run goes on
+        except OSError as error:
+            if status == "finished":
+                raise
             logger.warning("manifest.json was not written: %s", error)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from pipeline.errors import ConfigError
@@ -16,7 +15,6 @@ from pipeline.processes import Processes
 
 SHARDED_OPTIMIZERS = ("adamw", "adam", "rmsprop")
 """Those that PyTorch can run on shares, and that are tested so; its fused sgd and adagrad cannot."""
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
 
 
 def shard(model: nn.Module, processes: Processes) -> None:
@@ -26,13 +24,10 @@ def shard(model: nn.Module, processes: Processes) -> None:
     """
     if processes.count == 1:
         raise ConfigError("train.fsdp: there is one process and nobody to share the weights with; leave it out")
-    accelerator = processes.accelerator
-    model.to(accelerator.device)
-    mesh = init_device_mesh(accelerator.device.type, (processes.count,))
-    policy = MixedPrecisionPolicy(param_dtype=DTYPES[accelerator.mixed_precision])
-    for prefix in layer_prefixes(model):
-        fully_shard(model.get_submodule(prefix), mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    mesh = init_device_mesh(processes.accelerator.device.type, (processes.count,))
+    for prefix in layer_prefixes(model):  # each unit moves to the device as it is sharded, so that none holds all
+        fully_shard(model.get_submodule(prefix), mesh=mesh)
+    fully_shard(model, mesh=mesh)  # mixed precision is autocast's, as without shards: sums of gradients stay exact
 
 
 def check_sharding(config: Any) -> list[str]:
@@ -45,10 +40,12 @@ def check_sharding(config: Any) -> list[str]:
         )
     if config.train.fsdp and config.train.mixed_precision == "fp16":
         found.append("train.fsdp: goes with mixed_precision auto, no or bf16; fp16's loss scaling does not know shares")
+    if config.train.fsdp and config.lora is not None and config.lora.merge:
+        found.append("lora.merge: adapters cannot be added into weights in shares; leave it out, and merge afterwards")
     return found
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict with whole tensors. All processes call it."""
+    """The state dict with whole tensors, gathered one by one to the processor. All processes call it."""
     weights = model.state_dict()
-    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights.items()}
+    return {name: value.full_tensor().cpu() if isinstance(value, DTensor) else value for name, value in weights.items()}

@@ -48,6 +48,8 @@ def take_step(training: Training) -> Outcome:
     fit in memory is done again in smaller micro-batches, from the same weights and random numbers.
     """
     state, processes = training.state, training.processes
+    for strategy in training.strategies:
+        strategy.at_step(training.model, state.step)
     while True:
         portion = training.feed.take(state.step, training.micro_batch_size, last_step=training.total_steps)
         own = sum(
@@ -56,8 +58,6 @@ def take_step(training: Training) -> Outcome:
             if part.counts
         )
         terms = int(processes.total(own)[0])
-        for strategy in training.strategies:
-            strategy.at_step(training.model, state.step)
         apart = _is_watched(training, portion)
         loss, fits = _attempt(training, portion, max(1, terms), apart=apart)
         loss, unfit, stop = processes.total(loss, not fits, training.stop())
@@ -66,7 +66,8 @@ def take_step(training: Training) -> Outcome:
         _halve(training, portion)
     if apart:
         processes.average_gradients(training.model)
-        state.largest_micro_batch = max(state.largest_micro_batch, portion.largest)
+        if training.optimizer.state:  # its memory is taken at the first update, so what fitted before proves nothing
+            state.largest_micro_batch = max(state.largest_micro_batch, portion.largest)
     norm = _gradient_norm(training)
     verdict = _judge(training, loss / max(1, terms), norm, terms)
     if verdict == "taken":
@@ -139,7 +140,8 @@ def _backward(training: Training, portion: Portion, terms: int, *, apart: bool) 
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for number, (batch, part) in enumerate(zip(portion.batches, portion.parts, strict=True)):
         last = number == len(portion.batches) - 1
-        with nullcontext() if last and not apart else accelerator.no_sync(model):  # gradients travel once per step
+        # gradients of copies travel once per step; those of shares must be spread at once
+        with nullcontext() if last and not apart else accelerator.no_sync(model):
             with accelerator.autocast():
                 loss, _ = training.task.loss(model, to_device(batch, accelerator.device))
             loss = loss if part.counts else loss * 0.0

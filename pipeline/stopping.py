@@ -45,7 +45,8 @@ class StopRequest:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not installed from Python cannot be put back
+                signal.signal(number, handler)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is None:

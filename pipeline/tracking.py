@@ -47,13 +47,13 @@ class RunLog:
         self.trackers: list[Any] = []
         self.progress: Progress | None = None
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, *, evaluated: bool) -> None:
         """Start the clock and the bar at `step`, and forget the lines of later steps: they will be done again."""
         self.trackers = list(self.accelerator.trackers)
         self.begun, self.first_step = time.monotonic(), step
         if not self.accelerator.is_main_process:
             return
-        self.journal.forget_after(step)
+        self.journal.forget_after(step, evaluated=evaluated)
         if not self.plain:
             self.progress = _bar(self.console)
             self.bar = self.progress.add_task("train", total=self.total_steps, completed=step, note="")
@@ -101,7 +101,8 @@ class RunLog:
                 logger.warning("tracker %s failed and is left out from here on: %s", tracker.name, error)
 
     def close(self) -> None:
-        """Stop the bar and end the trackers."""
+        """Stop the bar, end the trackers, and write what waited for room on the disk."""
+        self.journal.flush()
         if self.progress:
             self.progress.stop()
         for tracker in self.trackers:

@@ -69,6 +69,9 @@ def two(starts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
             output = folder / "optimizers" / f"{optimizer}-{how}"
             given = settings("causal_lm", None, starts["causal_lm"], output, name=optimizer, fsdp=fsdp)
             jobs.append({"recipe": "finetune", "given": given, "stop": None})
+    output = folder / "bf16"
+    given = settings("causal_lm", None, starts["causal_lm"], output, **{"mixed_precision": "bf16"}, fsdp=True)
+    jobs.append({"recipe": "finetune", "given": given, "stop": None})
     launched.many(folder / "launch", jobs, 2)
     return folder
 
@@ -112,6 +115,11 @@ def test_every_optimizer_does_the_same_with_shares(optimizer: str, two: Path) ->
     assert len(one) >= 3
     for copies, shares in zip(one, other, strict=True):
         assert shares["loss"] == pytest.approx(copies["loss"], abs=2e-6, rel=1e-6)
+
+
+def test_shares_in_mixed_precision_are_saved_as_they_were_trained(two: Path) -> None:
+    """The check after saving compares in full precision; it refused every such run once."""
+    assert (two / "bf16" / "results.json").exists()
 
 
 def test_a_share_that_is_missing_is_refused_by_name(two: Path, tmp_path: Path) -> None:

@@ -105,5 +105,5 @@ def test_a_test_that_will_be_done_again_is_written_down_once(tmp_path: Path) -> 
         journal.write({"event": event, "step": step, "split": split})
     with journal.path.open("a") as file:
         file.write('{"event": "evalu')
-    journal.forget_after(8)
+    journal.forget_after(8, evaluated=True)
     assert [json.loads(line)["split"] for line in journal.path.read_text().splitlines()] == [None, "validation"]

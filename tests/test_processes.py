@@ -36,6 +36,7 @@ def losses(folder: Path) -> list[float]:
         ("die 0 3", "process 0 of 2 is gone (pid {n} on {w}, last seen in step 4, training {n} s ago)"),
         ("fail 1 3", 'process 1 of 2 failed in step 4, training: KeyError: "a bug in somebody\'s task"'),
         ("hang 1 3", "process 1 of 2 does not answer (pid {n} on {w}, last seen in step 4, training {n} s ago)"),
+        ("hang 0 3", "process 0 of 2 does not answer (pid {n} on {w}, last seen in step 4, training {n} s ago)"),
         ("oom_within_backward", "process 1 of 2 failed in step 3, training: OutOfMemory: step 3: out of memory with 4"),
     ],
 )
@@ -47,7 +48,7 @@ def test_a_lost_process_ends_all_with_one_block(fault: str, block: str, start: P
     pattern = re.escape(f"graft: {block}").replace(r"\{n\}", r"\d+").replace(r"\{w\}", r"\S+")
     assert len(re.findall(pattern, done.stderr)) == 1, done.stderr[-4000:]
     assert len(re.findall("graft: ", done.stderr)) == 1
-    assert done.stderr.count("  saved: ") == 1 and "step-000002; the same command goes on from there" in done.stderr
+    assert done.stderr.count("  saved: ") == 1 and "step-000002; checkpoint.resume auto goes on" in done.stderr
     assert "to continue: graft finetune" in done.stderr
     if fault.startswith("hang"):
         assert 'tests/faults.py", line' in done.stderr and "in hang" in done.stderr  # where it hangs
