@@ -119,8 +119,8 @@ def install_oom_within_backward() -> None:
     """As on a GPU, where gradients of micro-batches that have fitted travel within backward."""
     import pipeline.step as module
 
-    module._is_watched = lambda training, portion: portion.largest > training.state.largest_micro_batch
-    os.environ["FAULT"] = "out_of_memory 1 2"
+    module._is_watched = lambda training, portion: training.state.step < 3
+    os.environ["FAULT"] = "out_of_memory 1 3"
     at_step(out_of_memory)
 
 

@@ -105,7 +105,7 @@ def test_one_two_one_processes_see_the_same_rows_and_losses(
         assert one.keys() == other.keys() and one.get("tokens") == other.get("tokens")
         assert other["loss"] == pytest.approx(one["loss"], abs=2e-6, rel=1e-6)
         for key, value in one.items():  # metrics over 13 rows, which do not divide by two
-            assert other[key] == (pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value)
+            assert other[key] == (pytest.approx(value, rel=1e-3, abs=1e-3) if isinstance(value, float) else value)
 
 
 @pytest.mark.promise(9, "optimizers that do the same on shares")
