@@ -25,6 +25,7 @@ os.environ.update(
     HF_DATASETS_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",  # tests run side by side, and threads that wait for each other are ten times slower
     MPLCONFIGDIR=os.path.join(_HOME, "matplotlib"),
 )
 # What would change where or how a run happens, if the shell that started the tests has it.
