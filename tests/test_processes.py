@@ -39,7 +39,7 @@ def losses(folder: Path) -> list[float]:
         ("hang 0 3", "process 0 of 2 does not answer (pid {n} on {w}, last seen in step 4, training {n} s ago)"),
         (
             "oom_within_backward",
-            "process 1 of 2 failed in step 4, training: OutOfMemory: step 4: out of memory with {n} rows",
+            "process 1 of 2 failed in step 4, training: OutOfMemory: step 4: out of memory with {n}",
         ),
     ],
 )
