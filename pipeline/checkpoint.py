@@ -30,7 +30,7 @@ MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 PINNED = "PINNED"
 """A file of this name keeps a checkpoint from being rotated away: `touch .../step-000500/PINNED`."""
-NAME = re.compile(r"step-(\d+)")
+NAME = re.compile(r"step-\d+")
 VERSION = 1
 FULL = ("os error 28", "os error 122", "os error 27", "No space left")
 """What a full disk, a used-up quota or a limit on file sizes is called by those who write."""
@@ -79,6 +79,11 @@ def save(
 def path_of(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
     return folder / f"step-{step:06d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a published checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def _together(processes: Processes, work: Any) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def problems(path: Path) -> list[str]:
             found.append(f"{file}: has {file.stat().st_size} bytes, expected {expected['size']}")
         elif _sha256(file) != expected["sha256"]:
             found.append(f"{file}: its content has changed (sha256 differs)")
-    if (match := NAME.fullmatch(path.name)) and int(match[1]) != manifest.get("step"):
+    if NAME.fullmatch(path.name) and step_of(path) != manifest.get("step"):
         found.append(f"{path}: the manifest is that of step {manifest.get('step')}")
     return found
 
@@ -200,7 +205,7 @@ def steps(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
 def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
@@ -230,8 +235,8 @@ def rotate(folder: Path, *, keep: int, pinned: Iterable[int | None]) -> None:
     safe = {path_of(folder, step) for step in pinned if step is not None}
     gone = [path for path in found[:-keep] if path not in safe and not (path / PINNED).exists()]
     if gone and not problems(found[-1]):
-        for path in gone:
-            shutil.rmtree(path)
+        for path in gone:  # renamed first: killed in the middle of deleting, no half of it has a published name
+            shutil.rmtree(path.rename(folder / f".tmp-gone-{path.name}"))
 
 
 def set_aside(path: Path, why: str) -> None:
@@ -243,5 +248,5 @@ def set_aside(path: Path, why: str) -> None:
 def set_aside_later(folder: Path, step: int) -> None:
     """A run that goes on from an earlier step leaves the later checkpoints behind."""
     for path in steps(folder):
-        if int(path.name.removeprefix("step-")) > step:
+        if step_of(path) > step:
             set_aside(path, "later")

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import write_text
+
 logger = logging.getLogger("graft")
 
 
@@ -37,10 +39,8 @@ class Journal:
                 continue
             if known:
                 kept.append(f"{line}\n")
-        temporary = self.path.with_name(f".{self.path.name}")
         try:
-            temporary.write_text("".join(kept))
-            temporary.rename(self.path)
+            write_text(self.path, "".join(kept))
         except OSError as error:  # a full disk: lines are there twice, which costs no run
             logger.warning("%s could not be cleared of later steps: %s", self.path.name, error)
 

@@ -50,7 +50,7 @@ class Keeper:
             "best_by": self._best_by(),
             "scaler": scaler.state_dict() if scaler else None,
         }
-        self.processes.must_agree(self.copies(), "the copies of the model have drifted apart; go on from a checkpoint")
+        self.processes.must_agree(self._copies(), "the copies of the model have drifted apart; go on from a checkpoint")
         try:
             checkpoint.save(self.folder, state.step, tensors, content, self.processes)
         except checkpoint.SaveFailed as error:
@@ -80,9 +80,10 @@ class Keeper:
         if self.prepared.accelerator.scaler and content["scaler"]:
             self.prepared.accelerator.scaler.load_state_dict(content["scaler"])
         state.largest_micro_batch = 0  # what fits has to be found out anew: it may be another machine
-        kept = config.eval.load_best_model_at_end and state.best_step not in (None, state.step)
-        best = not kept or self._is_good(state.best_step)
-        if content["best_by"] != self._best_by() or not best:
+        best, lost = state.best_step, False
+        if best is not None and best != state.step and config.eval.load_best_model_at_end:
+            lost = not self._is_good(best)
+        if content["best_by"] != self._best_by() or lost:
             logger.warning("%s: its best model was measured otherwise or is not here; looking for the best anew", path)
             state.forget_best()
         patience = config.eval.early_stopping_patience
@@ -100,7 +101,7 @@ class Keeper:
         if not name:
             return None
         self._put(checkpoint.load(Path(name))[0])
-        return int(Path(name).name.removeprefix("step-"))
+        return checkpoint.step_of(Path(name))
 
     def take_best(self, state: TrainState) -> dict[str, float]:
         """Put the best evaluated weights back when they are not the last ones; returns their validation metrics."""
@@ -125,25 +126,25 @@ class Keeper:
             return None
         return {name for name, movement in self.prepared.movements.items() if movement.multiplier}
 
-    def copies(self) -> dict[str, str]:
+    def _copies(self) -> dict[str, str]:
         """A number that tells one process's copy of the weights from another's; sharded weights have no copies."""
         if self.processes.count == 1 or self.prepared.config.train.fsdp:
             return {}
         return sum_of_weights(self.model)
 
     def _identity(self) -> dict[str, Any]:
-        """What makes this run this run; with the precision in use, which `auto` leaves to the machine."""
-        precision = {"train.mixed_precision": self.prepared.accelerator.mixed_precision}
-        return identity(self.prepared.config, self.prepared.fingerprints) | precision
+        """What makes this run this run."""
+        prepared = self.prepared
+        return identity(prepared.config, prepared.fingerprints, prepared.accelerator.mixed_precision)
 
     def _best_by(self) -> list[Any]:
         """What "best" means in this run; a resumed run that means something else starts to look anew."""
         greater = self.prepared.config.eval.is_greater_better(self.main_metric)
         return [self.main_metric, greater, self.prepared.fingerprints.get("validation")]
 
-    def _is_good(self, step: int | None) -> bool:
+    def _is_good(self, step: int) -> bool:
         """As the main process sees it, so that all go on alike."""
-        path = checkpoint.path_of(self.folder, step or 0)
+        path = checkpoint.path_of(self.folder, step)
         return self.processes.from_main(lambda: "" if checkpoint.problems(path) else "good") == "good"
 
 

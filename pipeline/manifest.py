@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from pipeline.files import write_text
+
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "safetensors", "tokenizers", "numpy")
 
 
@@ -62,16 +64,6 @@ def _git(*arguments: str) -> str | None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_name(f".{path.name}")  # always the same one: what a kill leaves, the next takes
-    try:
-        temporary.write_text(text)
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def restart_peak_memory(device: torch.device) -> None:

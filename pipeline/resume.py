@@ -30,8 +30,11 @@ MAY_CHANGE = {
 """Settings a resumed run may have otherwise; every other one would make it another run."""
 
 
-def identity(config: Any, fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be continued, as `section.key` -> value."""
+def identity(config: Any, fingerprints: Mapping[str, str], mixed_precision: str) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued, as `section.key` -> value.
+
+    `mixed_precision`: the one in use, which `auto` leaves to the machine.
+    """
     found: dict[str, Any] = {"training rows": fingerprints["train"]}
     for section, settings in config.model_dump(mode="json").items():
         if section in MAY_CHANGE[""]:
@@ -41,6 +44,7 @@ def identity(config: Any, fingerprints: Mapping[str, str]) -> dict[str, Any]:
             continue
         free = MAY_CHANGE.get(section, set())
         found.update({f"{section}.{key}": value for key, value in settings.items() if key not in free})
+    found["train.mixed_precision"] = mixed_precision
     return found
 
 

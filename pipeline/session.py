@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from pipeline.config import dump
 from pipeline.evaluation import collate, evaluate, load_metrics, to_device
 from pipeline.export import check_reload, logits_of, save_model
+from pipeline.files import write_text
 from pipeline.heartbeat import Heartbeat
 from pipeline.keeper import Keeper, sum_of_weights
 from pipeline.loop import fit
-from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, restart_peak_memory, write_json, write_text
+from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, restart_peak_memory, write_json
 from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier
 from pipeline.prepare import Prepared, start_model

@@ -9,35 +9,12 @@ from typing import Any
 
 from datasets import Dataset
 
+from benchmarks.reliability.runs import WORDS
 from pipeline.settings import RunConfig, make_task
 from pipeline.strategies import STRATEGIES
 from pipeline.tasks import TASKS
 from tests.tiny import DECODERS, tiny_checkpoint
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "looked",
-    "at",
-    "moon",
-    "dog",
-    "ran",
-    "over",
-    "green",
-    "hill",
-    "in",
-    "rain",
-    "good",
-    "bad",
-    "movies",
-    "make",
-    "people",
-]
 ARCHITECTURES = {
     "AutoModelForCausalLM": "llama",
     "AutoModelForMaskedLM": "bert",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,25 @@ def test_going_on_from_an_earlier_step_leaves_the_later_ones_behind(tmp_path: Pa
     checkpoint.rotate(tmp_path, keep=1, pinned=[None])
     good, refused = checkpoint.newest_good(tmp_path)
     assert good == tmp_path / "step-000150" and not refused
+
+
+def test_killed_while_deleting_an_old_one_leaves_no_half_under_a_published_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+
+    def half(path: Path) -> None:
+        next(path.glob("*.json")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", half)
+        checkpoint.rotate(tmp_path, keep=1, pinned=[])
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-000002"]
+    assert len(list(tmp_path.iterdir())) == 2
+    save(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
 
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "manifest"])

@@ -33,7 +33,7 @@ LAYERS = [
     "launch",
     "accelerator",
     "guard lock stopping journal heartbeat out_of_memory",
-    "parent",
+    "parent files",
     "config",
     "checking",
     "placing",

@@ -172,7 +172,7 @@ def test_there_is_always_a_good_checkpoint(
             (path / checkpoint.PINNED).touch()
             pinned.add(number)
         checkpoint.rotate(folder, keep=keep, pinned=[best])
-        left = {int(found.name.removeprefix("step-")) for found in checkpoint.steps(folder)}
+        left = {checkpoint.step_of(found) for found in checkpoint.steps(folder)}
         assert (pinned | ({best} & set(good))) <= left
         assert not good or left & good
 

@@ -179,7 +179,7 @@ def stop(case: Case, place: Place) -> None:
         assert sorted(codes.values()) == [case.orphans] * case.processes, (codes, text[-4000:])
     after = place.steps()
     if case.saves:
-        step = int(after[-1].name.removeprefix("step-"))
+        step = checkpoint.step_of(after[-1])
         assert text.count(f"stopped; saved at step {step}; to continue: graft finetune ") == 1, text[-4000:]
         assert not list(after[-1].parent.glob(".tmp-*"))
         again = case.phase == "slow_evaluation" and case.starter == "alone"  # the one that was stopped before

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.children import Tell, finish, start
-from benchmarks.reliability.saves import KEEP, is_that_of, step_of
+from benchmarks.reliability.saves import KEEP, is_that_of
 from benchmarks.reliability.saves import content as content_of
 from pipeline import checkpoint, shards
 from pipeline.accelerator import make_accelerator
@@ -118,7 +118,8 @@ def die_everywhere(work: Path) -> dict[str, Any]:
 def look(folder: Path, counts: Counter[str]) -> None:
     """The newest published checkpoint must be whole, and that of the old step or of the new one."""
     good, refused = checkpoint.newest_good(folder)
-    if good is None or refused or step_of(good) not in (2, 3) or not is_that_of(good, step_of(good), 1):
+    step = checkpoint.step_of(good) if good is not None else None
+    if good is None or refused or step not in (2, 3) or not is_that_of(good, step, 1):
         counts["unusable"] += 1
     else:
-        counts["old" if step_of(good) == 2 else "new"] += 1
+        counts["old" if step == 2 else "new"] += 1

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.children import READY, Tell, finish, kill_after, start
-from benchmarks.reliability.saves import step_of
 from pipeline import checkpoint
 from pipeline.api import run_recipe
 from pipeline.data.stdlib import train_tokenizer
@@ -159,7 +158,7 @@ class Killed:
             if not killed and child.status != 0:
                 raise RuntimeError(f"{self.folder.name} ended with {child.status}:\n{self.log.read_text()[-3000:]}")
         said = [line for line in child.lines if line.startswith("continuing from ")]
-        if said and step_of(Path(said[0].removeprefix("continuing from "))) < self.good:
+        if said and checkpoint.step_of(Path(said[0].removeprefix("continuing from "))) < self.good:
             self.counts["went on from an earlier step than the newest"] += 1
         if self.good and any("held an earlier run" in line for line in child.lines):
             self.counts["started again in spite of a checkpoint"] += 1
@@ -170,7 +169,7 @@ class Killed:
         """After a kill: is the newest checkpoint good, and how many steps are to be done again."""
         good, refused = checkpoint.newest_good(self.folder / "checkpoints")
         self.counts["unusable"] += bool(refused)
-        self.good = step_of(good) if good else 0
+        self.good = checkpoint.step_of(good) if good else 0
         done = max([line["step"] for line in lines_of(self.folder) if line["event"] == "train"], default=0)
         self.most[0] = max(self.most[0], done - self.good)
         self.counts["lost more than an interval"] += done - self.good > self.every

@@ -45,10 +45,6 @@ def is_that_of(path: Path, step: int, largest: int) -> bool:
     )
 
 
-def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
 def endless(folder: Path, first: int, save: Save, largest: int, tell: Tell, count: int | None = None) -> None:
     """Save one step after another, telling each when its save has returned, and how many milliseconds it took."""
     processes, step = Processes(make_accelerator()), first
@@ -93,7 +89,7 @@ def where_it_died(folder: Path, told: int) -> str:
         return "writing and flushing tensors" if inside else "before the first byte"
     if found and any(checkpoint.problems(path) for path in found[:-1]):
         return "deleting an old checkpoint"
-    if found and step_of(found[-1]) > told:
+    if found and checkpoint.step_of(found[-1]) > told:
         return "after the rename, not acknowledged"
     return "between two saves" if len(found) <= KEEP else "before deleting an old checkpoint"
 
@@ -102,7 +98,7 @@ def verify(folder: Path, told: int, largest: int) -> tuple[bool, int]:
     """Whether the newest published checkpoint is whole and right, and the step of the newest good one."""
     published = checkpoint.steps(folder)
     good, refused = checkpoint.newest_good(folder)
-    reached = step_of(good) if good else 0
+    reached = checkpoint.step_of(good) if good else 0
     usable = not refused and (good is not None or (told == 0 and not published))
     return usable and (good is None or is_that_of(good, reached, largest)), reached
 
