@@ -68,12 +68,15 @@ def evaluate(
     dataset: Any,
     metrics: dict[str, Any],
     *,
+    rows: Any,
     processes: Processes,
     batch_size: int,
     seed: int,
     stop: StopRequest,
 ) -> dict[str, float]:
     """Mean loss per term and the metrics over all rows of `dataset`; every process gets the same result.
+
+    `dataset` holds the encoded split, `rows` the rows it was made from.
 
     Rows are sorted by length and dealt out to the processes; what a metric needs comes back as a few numbers per row
     with its row number, so that nothing is counted twice and the order never depends on the number of processes.
@@ -93,7 +96,7 @@ def evaluate(
     loss, terms, stopped = processes.total(*total, stop())
     if stopped:
         raise stop.stopped()
-    columns = _gather(parts, processes.accelerator)
+    columns = task.examples(_gather(parts, processes.accelerator), rows, dataset)
     result = {"loss": loss / terms}
     for name, metric in metrics.items():
         result.update(_compute(name, metric, columns))
@@ -170,8 +173,8 @@ def _forward(
     batch = to_device(collate(task, dataset, rows, seed=seed, epoch=0), accelerator.device)
     with accelerator.autocast():
         loss, logits = task.loss(model, batch)
-    found = {**task.postprocess(logits, batch), "row": torch.as_tensor(rows.copy())}
-    return found, float(loss), task.terms(batch)
+        found = {**task.postprocess(logits, batch), **task.generate(model, batch)}
+    return {**found, "row": torch.as_tensor(rows.copy())}, float(loss), task.terms(batch)
 
 
 def collate(task: Task, dataset: Any, rows: np.ndarray, *, seed: int, epoch: int) -> dict[str, Tensor]:
@@ -198,7 +201,7 @@ def _gather(parts: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[st
     return {key: value[known][order].numpy() for key, value in columns.items() if key != "row"}
 
 
-def _compute(name: str, metric: Any, columns: dict[str, np.ndarray]) -> dict[str, float]:
+def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float]:
     features = metric.features[0] if isinstance(metric.features, list) else metric.features
     missing = [key for key in features if key not in columns]
     if missing:

@@ -19,17 +19,15 @@ from pipeline.tasks import Task
 TOLERANCE = 1e-4
 
 
-def save_model(
-    plain: nn.Module, weights: dict[str, Tensor], tokenizer: Any, folder: Path, processes: Processes
-) -> None:
-    """Write weights (safetensors), config and tokenizer; an earlier folder is replaced only by a whole new one.
+def save_model(plain: nn.Module, weights: dict[str, Tensor], task: Task, folder: Path, processes: Processes) -> None:
+    """Write weights (safetensors), config and what the task adds; a folder is replaced only by a whole new one.
 
     All processes call it; the main process writes.
     """
-    processes.on_main(lambda: _write(plain, weights, tokenizer, folder))
+    processes.on_main(lambda: _write(plain, weights, task, folder))
 
 
-def _write(plain: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path) -> None:
+def _write(plain: Any, weights: dict[str, Tensor], task: Task, folder: Path) -> None:
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     with quiet():
@@ -39,13 +37,11 @@ def _write(plain: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path)
             plain.get_base_model().config.save_pretrained(temporary)
         else:
             plain.save_pretrained(temporary, state_dict=weights)
-        # the last call's truncation stays in a tokenizer, and whether there was one depends on the cache of rows
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-        tokenizer.save_pretrained(temporary)
+        task.save_processing(temporary)
     (temporary / "README.md").unlink(missing_ok=True)  # PEFT's form, with the local path of the start
-    for path in temporary.iterdir():
-        path.chmod(0o666 & ~umask())  # safetensors writes files that only their owner can read
+    for path in temporary.rglob("*"):
+        if path.is_file():  # the mode of folders is the umask's already
+            path.chmod(0o666 & ~umask())  # safetensors writes files that only their owner can read
     before = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(before, ignore_errors=True)
     if folder.exists():

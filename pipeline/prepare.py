@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from torch import nn
 from pipeline import models
 from pipeline.accelerator import PACKAGE, asked_to_shard, make_accelerator
 from pipeline.config import saying_where
-from pipeline.data import default_cache_dir, encode_cached, fingerprint, load_splits
+from pipeline.data import fingerprint, load_splits
+from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
 from pipeline.evaluation import load_metrics
 from pipeline.models.limit import length_limit
@@ -30,8 +29,6 @@ from pipeline.stopping import StopRequest
 from pipeline.strategies import Strategy
 from pipeline.tasks import Task
 
-ENCODING_VERSION = 1
-"""Part of the key of cached rows; a change in how rows are encoded takes the next number."""
 DEFAULT_MAX_LENGTH = 1024
 
 
@@ -179,15 +176,15 @@ def _prepare(
     if "train" not in rows:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
     stop.poll()
-    task.read_labels(rows, models.checkpoint_labels(config.model))
+    task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
     check_best_metric(config, task)
     tokenizer = models.load_tokenizer(config.model)
     task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
     check_model(config, task)
     prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
     stop.poll()
-    splits = {split: _encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
-    _refuse_unlearnable(task, splits)
+    splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
+    refuse_unlearnable(task, splits)
     model = build_model(config, task)
     stop.poll()
     strategies = strategies_of(config)
@@ -249,47 +246,3 @@ def _max_length(config: Any, tokenizer: Any) -> int:
     if limit is not None and asked is not None and asked > limit:
         raise ConfigError(f"data.max_length: {asked} is more than this model's {limit} positions; give at most {limit}")
     return asked or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
-
-
-def _encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, stop: StopRequest) -> Any:
-    """The features of a split, from the cache when the same rows were encoded the same way before."""
-    tokenizer = task.tokenizer
-    described = {
-        "version": ENCODING_VERSION,
-        "rows": rows_print,
-        "tokenizer": tokenizer.backend_tokenizer.to_str(),
-        "special": {key: str(value) for key, value in tokenizer.special_tokens_map.items()},
-        "task": config.task.model_dump(),
-        "columns": task.columns(),
-        "model_kwargs": task.model_kwargs(),
-        "max_length": task.max_length,
-        "packing": config.data.packing,
-        "code": hashlib.sha256(Path(inspect.getfile(type(task))).read_bytes()).hexdigest(),
-    }
-    key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:32]
-    folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
-
-    def encode(batches: Iterator[dict[str, list[Any]]]) -> Iterator[dict[str, list[Any]]]:
-        return map(_with_lengths, task.pack(task.encode(batch) for batch in batches))
-
-    return encode_cached(rows, encode, key=key, cache_dir=folder, description=f"tokenize {split}", poll=stop.poll)
-
-
-def _with_lengths(features: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    lengths = [len(row) for row in features["input_ids"]]
-    full = features.pop("full_length", lengths)
-    return {**features, "length": lengths, "truncated": [a > b for a, b in zip(full, lengths, strict=True)]}
-
-
-def _refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
-    problems = []
-    for split, features in splits.items():
-        rows = task.unlearnable(features)
-        if len(rows):
-            shown = ", ".join(str(int(row) + 1) for row in rows[:10])
-            problems.append(
-                f"data.max_length: {len(rows)} of {len(features)} {split} rows hold nothing to learn from within "
-                f"{task.max_length} tokens (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
-            )
-    if problems:
-        raise DataError(problems)

@@ -168,6 +168,7 @@ class Session:
             self.prepared.task,
             dataset,
             self.metrics,
+            rows=self.prepared.rows[split],
             processes=self.processes,
             batch_size=config.eval.eval_batch_size or self.training.micro_batch_size,
             seed=config.train.seed,
@@ -247,7 +248,7 @@ class Session:
         if config.train.fsdp:
             logits = logits.cpu()  # a second model, whole, need not fit beside the shares
         self.heartbeat.at("export", self.training.state.step)
-        save_model(plain, full_weights(plain), task.tokenizer, folder, self.processes)
+        save_model(plain, full_weights(plain), task, folder, self.processes)
         self.processes.on_main(
             lambda: check_reload(plain, logits, folder, task, batch, partial(start_model, config, task))
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ ARCHITECTURES = {
     "AutoModelForCausalLM": "llama",
     "AutoModelForMaskedLM": "bert",
     "AutoModelForSequenceClassification": "bert",
+    "AutoModelForTokenClassification": "bert",
+    "AutoModelForQuestionAnswering": "bert",
+    "AutoModelForMultipleChoice": "bert",
+    "AutoModel": "bert",
 }
 """A new model class of a new task takes the next line."""
 STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {"freeze": {"num_layers": 1}, "lora": {"r": 2, "lora_alpha": 4}}
@@ -36,17 +40,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Every task, and the forms that some have."""
 
 
+MADE: dict[str, Callable[[list[str]], Any]] = {
+    "text": " ".join,
+    "any_text": lambda words: "" if "sun" in words else words[0],
+    "label": lambda words: "cats" if "cat" in words else "dogs" if "dog" in words else "other",
+    "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],
+    "number": lambda words: len(words) / 4,
+}
+"""What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
+
+
 def rows(columns: Mapping[str, str], count: int, seed: int = 0) -> Dataset:
     """Ragged rows of the kinds a task declares; labels follow from the text, so that there is something to learn."""
     draw = random.Random(seed)
     texts = [draw.choices(WORDS, k=draw.randint(2, 9)) for _ in range(count)]
-    made: dict[str, Any] = {
-        "text": [" ".join(words) for words in texts],
-        "label": ["cats" if "cat" in words else "dogs" if "dog" in words else "other" for words in texts],
-        "labels": [[word for word in ("cat", "dog", "moon") if word in words] or ["none"] for words in texts],
-        "number": [len(words) / 4 for words in texts],
-    }
-    return Dataset.from_dict({name: made[kind] for name, kind in columns.items()})
+    makers = {name: MADE.get(f"{kind} {name}") or MADE[kind] for name, kind in columns.items()}
+    return Dataset.from_dict({name: [make(words) for words in texts] for name, make in makers.items()})
 
 
 def settings(variant: str, strategy: str | None, checkpoint: Path, output_dir: Path, **more: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ LAYERS = [
     "session",
     "dry_run keeper failure",
     "prepare resume",
-    "settings",
+    "settings encoding",
     "loop",
     "step",
     "training",

@@ -250,13 +250,15 @@ def test_folder_without_a_tokenizer(copy: Path) -> None:
 
 def test_checkpoint_labels(tmp_path: Path, causal: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "bert", CLASSIFIER, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
-    assert checkpoint_labels(ModelConfig(model_name_or_path=str(folder))) == ["no", "yes"]
-    assert checkpoint_labels(ModelConfig(model_name_or_path=str(causal))) is None
-    assert checkpoint_labels(ModelConfig(config=tiny_config("llama"))) is None
+    assert checkpoint_labels(ModelConfig(model_name_or_path=str(folder)), CLASSIFIER) == ["no", "yes"]
+    assert checkpoint_labels(ModelConfig(model_name_or_path=str(causal)), CLASSIFIER) is None
+    assert checkpoint_labels(ModelConfig(config=tiny_config("llama")), CLASSIFIER) is None
     edit_config(folder, id2label={"0": "LABEL_0", "1": "LABEL_1"})
-    assert checkpoint_labels(ModelConfig(model_name_or_path=str(folder))) is None
+    assert checkpoint_labels(ModelConfig(model_name_or_path=str(folder)), CLASSIFIER) is None
     edit_config(folder, id2label={str(index): f"name{index}" for index in range(12)})
-    assert checkpoint_labels(ModelConfig(model_name_or_path=str(folder))) == [f"name{index}" for index in range(12)]
+    assert checkpoint_labels(ModelConfig(model_name_or_path=str(folder)), CLASSIFIER) == [
+        f"name{index}" for index in range(12)
+    ]
     edit_config(folder, id2label={"0": "a", "2": "b"})
     with pytest.raises(ConfigError, match=r"has gaps: ids \[0, 2\]"):
-        checkpoint_labels(ModelConfig(model_name_or_path=str(folder)))
+        checkpoint_labels(ModelConfig(model_name_or_path=str(folder)), CLASSIFIER)

@@ -127,7 +127,7 @@ def test_labels_of_a_trained_head_are_not_given_other_meanings(tmp_path: Path) -
     # names without a head that knows them bind nobody
     named: dict[str, Any] = {"id2label": {0: "yes", 1: "no"}}
     body = tiny_checkpoint(tmp_path / "body", "bert", "AutoModelForMaskedLM", **named)
-    assert checkpoint_labels(ModelConfig(model_name_or_path=str(body))) is None
+    assert checkpoint_labels(ModelConfig(model_name_or_path=str(body)), "AutoModelForSequenceClassification") is None
 
 
 @pytest.mark.parametrize("start", ["checkpoint", "random"])

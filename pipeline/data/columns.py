@@ -13,7 +13,8 @@ from pipeline.errors import DataError, nearest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind = Literal["text", "label", "labels", "number"]
+Kind = Literal["text", "any_text", "texts", "label", "labels", "tags", "number", "json"]
+"""What the cells of a column are; the functions of these names say what is accepted."""
 Row = tuple[str, Sequence[Any]]
 """Where the row is, for messages (`train.csv:7`), and its cells in the order of the asked columns."""
 
@@ -62,6 +63,55 @@ def text(value: Any) -> str:
     return _storable(value)
 
 
+def any_text(value: Any) -> str:
+    """A string that may be empty; a missing one is empty."""
+    return "" if value is None or value == "" else text(value)
+
+
+def texts(value: Any) -> list[str]:
+    """A list of non-empty strings; in a csv cell, a JSON list."""
+    return [text(part) for part in _list(value, "a list of texts")]
+
+
+def tags(value: Any) -> list[str]:
+    """A list of labels, one per word; in a csv cell, a JSON list."""
+    return [label(part) for part in _list(value, "a list of labels")]
+
+
+def json_text(value: Any) -> str:
+    """Lists and objects as the text of their JSON, the same for every file format; a string must hold JSON itself.
+
+    Keys whose value is null are left out: parquet files fill keys in that a row does not have.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(_expected(value, "JSON (a list or an object)")) from None
+    if not isinstance(value, list | dict):
+        raise ValueError(_expected(value, "a list or an object"))
+    return _storable(json.dumps(_without_nulls(value), ensure_ascii=False))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(_expected(value, f'{what} such as ["a", "b"]')) from None
+    if not isinstance(value, list):
+        raise ValueError(_expected(value, what))
+    if not value:
+        raise ValueError(f"is an empty list, expected {what}; fill it in or drop the row")
+    return value
+
+
 def label(value: Any) -> str:
     """`str(value)`, so that 1 in a JSON file and "1" in a csv file are one label."""
     if isinstance(value, float) and not math.isnan(value):
@@ -102,7 +152,16 @@ def number(value: Any) -> float:
     return result
 
 
-NORMAL_FORMS: dict[Kind, Callable[[Any], Any]] = {"text": text, "label": label, "labels": labels, "number": number}
+NORMAL_FORMS: dict[Kind, Callable[[Any], Any]] = {
+    "text": text,
+    "any_text": any_text,
+    "texts": texts,
+    "label": label,
+    "labels": labels,
+    "tags": tags,
+    "number": number,
+    "json": json_text,
+}
 
 
 def build(rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems) -> Dataset:
@@ -112,8 +171,9 @@ def build(rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems) 
     from datasets.table import InMemoryTable
 
     names, forms = list(columns), [NORMAL_FORMS[kind] for kind in columns.values()]
-    types = {"text": pa.string(), "label": pa.string(), "labels": pa.list_(pa.string()), "number": pa.float64()}
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    lists = dict.fromkeys(("texts", "labels", "tags"), pa.list_(pa.string()))
+    types = {"number": pa.float64(), **lists}  # whatever is not here is text
+    schema = pa.schema([(name, types.get(kind, pa.string())) for name, kind in columns.items()])
 
     def normal_rows() -> Iterator[list[Any]]:
         for place, cells in rows:

@@ -45,10 +45,32 @@ class DataConfig(Section):
     """Column that holds the text, or a list of two for pairs."""
     label_column: str | None = None
     """Column that holds the label (or the labels, or the score)."""
-    prompt_column: str | None = None
-    """Column that holds the prompt of a prompt-and-response pair."""
+    prompt_column: str | list[str] | None = None
+    """Column that holds the prompt of a prompt-and-response pair; a list of columns is joined, without empty parts."""
     response_column: str | None = None
     """Column that holds the response of a prompt-and-response pair."""
+    target_column: str | None = None
+    """Column that holds the text to produce: the translation, the summary."""
+    question_column: str | None = None
+    """Column that holds the question."""
+    context_column: str | None = None
+    """Column that holds the text in which the answer stands."""
+    answers_column: str | None = None
+    """Column that holds the answers: `{text: [...], answer_start: [...]}`, as in SQuAD."""
+    choices_column: str | list[str] | None = None
+    """Column that holds the list of choices, or a list of columns with one choice each."""
+    image_column: str | None = None
+    """Column that holds the image: its path, or its bytes."""
+    messages_column: str | None = None
+    """Column that holds a conversation: a list of `{role, content}` (or `{from, value}`)."""
+    tools_column: str | None = None
+    """Column that holds the tools a conversation may use, as JSON."""
+    system_column: str | None = None
+    """Column that holds the system prompt; it may be empty."""
+    chosen_column: str | None = None
+    """Column that holds the better answer of a pair."""
+    rejected_column: str | None = None
+    """Column that holds the worse answer of a pair."""
     label_names: list[str] | None = None
     """Names of the labels in id order; without it they are read from the training rows."""
     column_names: list[str] | None = None
@@ -96,3 +118,7 @@ class DataConfig(Section):
         if problems:
             raise ConfigError(problems)
         return self
+
+
+COLUMN_KEYS = tuple(key for key in DataConfig.model_fields if key.endswith("_column")) + ("label_names", "packing")
+"""Settings that say what a row is; every task reads some of them and refuses the others."""

@@ -8,16 +8,17 @@ import datasets
 import evaluate
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 
-Kind = Literal["int", "float", "ints"]
+Kind = Literal["int", "float", "ints", "text", "texts"]
 
 FEATURES: dict[Kind, Any] = {
     "int": datasets.Value("int64"),
     "float": datasets.Value("float64"),
     "ints": datasets.Sequence(datasets.Value("int64")),
+    "text": datasets.Value("string"),
+    "texts": datasets.Sequence(datasets.Value("string")),
 }
 
 
@@ -36,8 +37,11 @@ class LocalMetric(evaluate.Metric):
         # A metric that keeps its rows in a file waits a second on the lock of every other one alive.
         super().__init__(config_name=config_name, keep_in_memory=keep_in_memory, **settings)
 
-    def score(self, *args: Any, **kwargs: Any) -> float:
-        """The metric over all rows; takes one array per entry of `inputs`, in its order."""
+    def score(self, *args: Any, **kwargs: Any) -> float | dict[str, float]:
+        """The metric over all rows; takes one array (of texts: a list) per entry of `inputs`, in its order.
+
+        A number is reported under the metric's name; a metric of several numbers gives them with their names.
+        """
         raise NotImplementedError
 
     def _info(self) -> evaluate.MetricInfo:
@@ -49,8 +53,9 @@ class LocalMetric(evaluate.Metric):
         )
 
     def _compute(self, **columns: Any) -> dict[str, float]:
-        arrays = [np.asarray(columns[name], dtype="f8" if kind == "float" else "i8") for name, kind in self.named()]
-        return {self.name: float(self.score(*arrays))}
+        found = self.score(*(_column(columns[name], kind) for name, kind in self.named()))
+        named = found if isinstance(found, dict) else {self.name: found}
+        return {name: float(value) for name, value in named.items()}
 
     def named(self) -> list[tuple[str, Kind]]:
         return list(self.inputs.items())
@@ -81,8 +86,20 @@ class LocalMetric(evaluate.Metric):
             super().add_batch(**arrays)
 
 
-def to_array(values: Any, kind: Kind, *, where: str) -> NDArray[Any]:
-    """Values of one column as int64 or float64, checked: (rows,), or (rows, labels) for `ints`."""
+def _column(values: Any, kind: Kind) -> Any:
+    """What `score` gets of a column."""
+    if kind in ("text", "texts"):
+        return list(values)
+    return np.asarray(values, dtype="f8" if kind == "float" else "i8")
+
+
+def to_array(values: Any, kind: Kind, *, where: str) -> Any:
+    """Values of one column as int64 or float64, checked: (rows,), or (rows, labels) for `ints`; texts as a list."""
+    if kind in ("text", "texts"):
+        whole = str if kind == "text" else list
+        if others := [value for value in values if not isinstance(value, whole)]:
+            raise TypeError(f"{where}: expected {kind}, got {type(others[0]).__name__}")
+        return list(values)
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         # NumPy has no bfloat16.

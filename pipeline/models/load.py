@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 KEY = "model.model_name_or_path"
 SHOWN = 6
 """How many tensor names a message lists."""
-CLASSIFIER = "ForSequenceClassification"
-"""How the class names of models with a head for labels of whole texts end."""
 
 
 def from_checkpoint(
@@ -86,16 +84,16 @@ def check_settings(config: ModelConfig, model_class: str) -> tuple[str, PreTrain
     return place, model_config
 
 
-def checkpoint_labels(config: ModelConfig) -> list[str] | None:
-    """The label names a fine-tuned checkpoint says it has, in the order of their ids; None when it names none.
+def checkpoint_labels(config: ModelConfig, model_class: str) -> list[str] | None:
+    """The label names a checkpoint fine-tuned with `model_class` says it has, in the order of their ids; or None.
 
     Reads config.json only. `LABEL_0`, `LABEL_1` are what transformers writes when nobody gave names.
     """
     if config.model_name_or_path is None:
         return None
-    settings = read_settings(config)[1]
-    names, made_for = settings.get("id2label"), settings.get("architectures") or [CLASSIFIER]
-    if not names or not any(name.endswith(CLASSIFIER) for name in made_for):
+    settings, head = read_settings(config)[1], model_class.removeprefix("AutoModel")
+    names, made_for = settings.get("id2label"), settings.get("architectures") or [head]
+    if not names or not any(name.endswith(head) for name in made_for):
         return None
     labels = {int(index): str(name) for index, name in names.items()}
     if sorted(labels) != list(range(len(labels))):

@@ -13,7 +13,14 @@ from pipeline.models.inspect import LINEAR, lora_target_modules
 from pipeline.models.load import quiet
 from pipeline.strategies.base import Strategy, TaskView
 
-TASK_TYPES = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSequenceClassification": "SEQ_CLS"}
+TASK_TYPES = {
+    "AutoModelForCausalLM": "CAUSAL_LM",
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForQuestionAnswering": "QUESTION_ANS",
+    "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM",
+    "AutoModel": "FEATURE_EXTRACTION",
+}
 """PEFT's name for what the model does; it decides which Auto class loads the adapter again."""
 
 

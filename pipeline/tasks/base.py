@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.config import Section
-from pipeline.data import DataConfig
+from pipeline.data import COLUMN_KEYS, DataConfig, Kind
 
 IGNORED = -100
 """Label of a position that is not learned from (the value PyTorch's cross-entropy ignores)."""
 
 Batch = dict[str, Tensor]
-Kind = Literal["text", "label", "labels", "number"]
 Features = dict[str, list[Any]]
-"""Columns of encoded rows. `input_ids` always; whatever else the task's `collate` reads."""
+"""Columns of encoded rows: `input_ids` (or `length`, where rows are not tokens) and whatever else `collate` reads."""
 
 
 class Task:
     """The contract. A new task is one file that fills it in and one line in `TASKS`.
 
     The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer`, then `encode` for every
-    row once, `collate`, `terms` and `loss` for every batch, `postprocess` and `metrics` at evaluation.
+    row once, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every
+    batch, `examples` for all of them together, then the `metrics`.
     """
 
     class Config(Section):
@@ -33,6 +34,8 @@ class Task:
 
         name: str
 
+    reads: ClassVar[tuple[str, ...] | None] = None
+    """The keys of the data section that say what this task's rows are; the other ones of their kind are refused."""
     model_class: ClassVar[str]
     """Name of the transformers auto class, such as `AutoModelForCausalLM`."""
     head_modules: ClassVar[tuple[str, ...]] = ()
@@ -54,7 +57,11 @@ class Task:
 
     def problems(self) -> list[str]:
         """Settings that do not go together, one sentence each; asked before any file is opened."""
-        return []
+        if self.reads is None:
+            return []
+        given = [key for key in COLUMN_KEYS if key not in self.reads and vars(self.data)[key] is not None]
+        known = f"{', '.join(self.reads[:-1])} and {self.reads[-1]}" if self.reads[1:] else self.reads[0]
+        return [f"data.{key}: {self.config.name} reads {known}; leave it out" for key in given]
 
     def columns(self) -> dict[str, Kind]:
         """The columns a row must have, by name, with the kind of each."""
@@ -68,12 +75,28 @@ class Task:
         self.tokenizer = tokenizer
         self.max_length = max_length
 
+    def processing(self) -> str:
+        """All that `encode` depends on beside rows and settings, as text: the key of the cache of encoded rows."""
+        special = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items()}
+        return f"{self.tokenizer.backend_tokenizer.to_str()}{special}"
+
+    def save_processing(self, folder: Path) -> None:
+        """Write what turns rows into inputs beside the saved model."""
+        # the last call's truncation stays in a tokenizer, and whether there was one depends on the cache of rows
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.save_pretrained(folder)
+
     def model_kwargs(self) -> dict[str, Any]:
         """What the model's config must say for this task: number of labels, their names, problem type."""
         return {}
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
-        """Columns of rows to columns of features, with `full_length` (tokens before truncation, int)."""
+        """Columns of rows to columns of features, with `full_length` (tokens before truncation, int).
+
+        A task that makes several feature rows of one row, or none, gives `example`: the number of the row within
+        `rows`, rising; the pipeline makes it the row's number in the split.
+        """
         raise NotImplementedError
 
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
@@ -97,8 +120,23 @@ class Task:
         raise NotImplementedError
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
-        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept)."""
+        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept).
+
+        An entry has the same shape in every batch: a number, or a row of a fixed width.
+        """
         raise NotImplementedError
+
+    def generate(self, model: nn.Module, batch: Batch) -> Batch:
+        """What the model writes for a batch, as further columns like those of `postprocess`; by default nothing."""
+        return {}
+
+    def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
+        """From the columns of `postprocess`, one entry per feature row in order, to what the metrics take.
+
+        Here windows of one text become one answer again and token ids become text. `rows` is the split in normal
+        form, `features` the encoded split. By default every feature row is an example.
+        """
+        return columns
 
     def metrics(self) -> list[str]:
         """Names of the metrics reported by default; each takes the `postprocess` columns it is declared over."""

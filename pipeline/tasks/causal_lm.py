@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Section
+from pipeline.data import Kind
 from pipeline.data.packing import blocks
-from pipeline.tasks.base import IGNORED, Batch, Features, Kind, Task, attention_mask, pad
+from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
 from pipeline.tasks.language import (
     bytes_column,
     cross_entropy_sum,
@@ -35,6 +36,7 @@ class CausalLM(Task):
         separator: str = "\n"
         """Between prompt and response."""
 
+    reads = ("text_column", "prompt_column", "response_column", "packing")
     model_class = "AutoModelForCausalLM"
     main_metric = "loss"
 
@@ -44,7 +46,7 @@ class CausalLM(Task):
         return self.data.prompt_column is not None
 
     def problems(self) -> list[str]:
-        found = text_only(self.data)
+        found = [*super().problems(), *text_only(self.data)]
         if self.prompted != (self.data.response_column is not None):
             given = "prompt_column" if self.prompted else "response_column"
             found.append(f"data.{given}: prompt_column and response_column go together; give both or neither")

@@ -28,13 +28,9 @@ def encode_text(tokenizer: Any, texts: Sequence[str], *, end: bool) -> Features:
 
 def text_only(data: DataConfig) -> list[str]:
     """What a language model has no use for, one sentence each."""
-    found = []
     if isinstance(data.text_column, list):
-        found.append(f"data.text_column: a language model reads one column, got {data.text_column}")
-    for key, given in {"label_column": data.label_column, "label_names": data.label_names}.items():
-        if given:
-            found.append(f"data.{key}: a language model learns from the text itself; leave it out")
-    return found
+        return [f"data.text_column: a language model reads one column, got {data.text_column}"]
+    return []
 
 
 def truncated(features: Features, max_length: int) -> Features:

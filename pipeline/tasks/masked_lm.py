@@ -10,9 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.config import Section
+from pipeline.data import Kind
 from pipeline.data.packing import blocks
 from pipeline.errors import ConfigError
-from pipeline.tasks.base import IGNORED, Batch, Features, Kind, Task, attention_mask, pad
+from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
 from pipeline.tasks.language import bytes_column, cross_entropy_sum, encode_text, language_columns, text_only, truncated
 
 
@@ -28,16 +29,13 @@ class MaskedLM(Task):
         mlm_probability: float = Field(0.15, gt=0, lt=1)
         """Share of the tokens to predict; every row has at least one."""
 
+    reads = ("text_column", "packing")
     model_class = "AutoModelForMaskedLM"
     head_modules = ("cls", "lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector", "predictions")
     main_metric = "loss"
 
     def problems(self) -> list[str]:
-        pairs = [key for key in ("prompt_column", "response_column") if self.data.model_dump()[key] is not None]
-        return [
-            *text_only(self.data),
-            *(f"data.{key}: masked_lm reads plain text from text_column; leave it out" for key in pairs),
-        ]
+        return [*super().problems(), *text_only(self.data)]
 
     def columns(self) -> dict[str, Kind]:
         return {self.data.text_column or "text": "text"}  # type: ignore[dict-item]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.config import Section
+from pipeline.data import Kind
 from pipeline.errors import DataError
-from pipeline.tasks.base import Batch, Features, Kind, Task, attention_mask, pad
+from pipeline.tasks.base import Batch, Features, Task, attention_mask, pad
 from pipeline.tasks.labels import check_labels, choose_labels
 
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -28,6 +29,7 @@ class TextClassification(Task):
         threshold: float = 0.5
         """Multi-label: a label is predicted when its probability is above this."""
 
+    reads = ("text_column", "label_column", "label_names")
     model_class = "AutoModelForSequenceClassification"
     head_modules = ("classifier", "pre_classifier", "score", "classification_head", "sequence_summary", "pooler")
 
@@ -51,17 +53,9 @@ class TextClassification(Task):
         return self.data.label_column or "label"
 
     def problems(self) -> list[str]:
-        found = []
+        found = super().problems()
         if not 1 <= len(self.text_columns) <= 2:
             found.append(f"data.text_column: expected one column or a list of two, got {self.text_columns}")
-        if self.data.packing:
-            found.append("data.packing: texts with labels cannot be joined into blocks; leave it out")
-        pairs = {"prompt_column": self.data.prompt_column, "response_column": self.data.response_column}
-        found += [
-            f"data.{key}: text_classification reads text_column and label_column; leave it out"
-            for key, given in pairs.items()
-            if given
-        ]
         if self.config.problem_type == "regression" and self.data.label_names:
             found.append("data.label_names: a regression has numbers, no label names; leave it out")
         return found

@@ -1,0 +1,73 @@
+"""Rows to features, once: made by the task, kept in a cache whose key says all that they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.data import COLUMN_KEYS, default_cache_dir, encode_cached
+from pipeline.errors import DataError
+from pipeline.stopping import StopRequest
+from pipeline.tasks import Task
+from pipeline.tasks.base import Features
+
+ENCODING_VERSION = 2
+"""Part of the key of cached rows; a change in how rows are encoded takes the next number."""
+
+
+def encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, stop: StopRequest) -> Any:
+    """The features of a split, from the cache when the same rows were encoded the same way before."""
+    described = {
+        "version": ENCODING_VERSION,
+        "rows": rows_print,
+        "processing": task.processing(),
+        "task": config.task.model_dump(),
+        "columns": task.columns(),
+        "model_kwargs": task.model_kwargs(),
+        "max_length": task.max_length,
+        "data": {key: vars(config.data)[key] for key in COLUMN_KEYS},
+        "code": hashlib.sha256(Path(inspect.getfile(type(task))).read_bytes()).hexdigest(),
+    }
+    key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
+
+    def encode(batches: Iterator[Features]) -> Iterator[Features]:
+        return map(_with_lengths, task.pack(_encoded_batches(task, batches)))
+
+    return encode_cached(rows, encode, key=key, cache_dir=folder, description=f"tokenize {split}", poll=stop.poll)
+
+
+def _encoded_batches(task: Task, batches: Iterator[Features]) -> Iterator[Features]:
+    """Features batch by batch; the number of a row within its batch becomes its number in the split."""
+    before = 0
+    for batch in batches:
+        features = task.encode(batch)
+        if "example" in features:
+            features["example"] = [before + number for number in features["example"]]
+        before += len(next(iter(batch.values())))
+        yield features
+
+
+def _with_lengths(features: Features) -> Features:
+    lengths = features["length"] if "length" in features else [len(row) for row in features["input_ids"]]
+    full = features.pop("full_length", lengths)
+    return {**features, "length": lengths, "truncated": [a > b for a, b in zip(full, lengths, strict=True)]}
+
+
+def refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
+    """DataError that names the rows without a loss term."""
+    problems = []
+    for split, features in splits.items():
+        rows = task.unlearnable(features)
+        if len(rows):
+            shown = ", ".join(str(int(row) + 1) for row in rows[:10])
+            problems.append(
+                f"data.max_length: {len(rows)} of {len(features)} {split} rows hold nothing to learn from within "
+                f"{task.max_length} tokens (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
+            )
+    if problems:
+        raise DataError(problems)
