@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.data.cache import default_cache_dir, encode_cached
 from pipeline.data.columns import Kind
 from pipeline.data.fingerprint import fingerprint
+from pipeline.data.overlap import Overlap, overlap, repeated
 from pipeline.data.settings import COLUMN_KEYS, DataConfig
 from pipeline.data.sources import load_splits, places_of
 
@@ -12,9 +13,12 @@ __all__ = [
     "COLUMN_KEYS",
     "DataConfig",
     "Kind",
+    "Overlap",
     "default_cache_dir",
     "encode_cached",
     "fingerprint",
     "load_splits",
+    "overlap",
     "places_of",
+    "repeated",
 ]

@@ -93,6 +93,9 @@ class DataConfig(Section):
     max_eval_samples: Count | None = None
     """Validate and test on the first so many rows only."""
 
+    allow_overlap: bool = False
+    """Train although more than 1 % of the validation or test rows are also training rows."""
+
     cache_dir: str | None = None
     """Folder for encoded rows; by default `graft` inside `HF_HOME`."""
 

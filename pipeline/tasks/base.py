@@ -67,6 +67,10 @@ class Task:
         """The columns a row must have, by name, with the kind of each."""
         raise NotImplementedError
 
+    def inputs(self) -> list[str]:
+        """The columns in which two rows are compared to see whether a split shares rows with the training rows."""
+        return [name for name, kind in self.columns().items() if kind not in ("label", "labels", "tags", "number")]
+
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
         """Fix the label map from the training rows and check every split against it. Nothing to do without labels."""
 
