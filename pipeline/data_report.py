@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.data import repeated
 from pipeline.manifest import write_json
 from pipeline.reading import Data
 from pipeline.safe_text import clean
@@ -26,19 +25,19 @@ BAR = 30
 
 def describe_data(data: Data) -> dict[str, Any]:
     """Per split: rows, repeated rows, tokens, lengths, truncation, labels, overlap with the training rows."""
-    return {split: _describe(data, split) for split in data.rows}
+    return {split: _describe(data, split) for split in data.splits}
 
 
 def _describe(data: Data, split: str) -> dict[str, Any]:
-    rows, features = data.rows[split], data.splits[split]
+    features = data.splits[split]
     lengths, cut = np.asarray(features["length"]), int(np.sum(features["truncated"]))
     width = -(-(int(np.ptp(lengths)) + 1) // BINS)
     edges = np.arange(lengths.min(), lengths.max() + width + 1, width)
     counts, _ = np.histogram(lengths, bins=edges)
     found: dict[str, Any] = {
-        "rows": len(rows),
+        "rows": data.sizes[split],
         "fingerprint": data.fingerprints[split],
-        "repeated_rows": repeated(rows, data.task.inputs()),
+        "repeated_rows": data.repeated[split],
         "features": len(features),
         "tokens": int(lengths.sum()),
         "length": {
@@ -52,17 +51,20 @@ def _describe(data: Data, split: str) -> dict[str, Any]:
         "truncated_share": round(cut / len(features), 6),
         "max_length": data.task.max_length,
     }
-    for column, kind in data.task.columns().items():
+    kinds = data.task.columns().items() if split in data.rows else ()  # documents of a corpus have none to count
+    for column, kind in kinds:
         if kind in ("label", "labels", "tags"):
-            found["labels"] = dict(_labels(rows[column]).most_common())
+            found["labels"] = dict(_labels(data.rows[split][column]).most_common())
         elif kind == "number":
-            values = np.asarray(rows[column])
+            values = np.asarray(data.rows[split][column])
             found["numbers"] = {
                 "min": float(values.min()),
                 "mean": float(values.mean()),
                 "standard deviation": float(values.std()),
                 "max": float(values.max()),
             }
+    if split == "train" and data.shares:
+        found["sources"] = data.shares
     if split in data.overlaps:
         seen = data.overlaps[split]
         found["in_train"] = {"exact": seen.exact, "normalized": seen.normalized, "share": round(seen.share, 6)}
@@ -80,7 +82,16 @@ def save_data_report(report: Mapping[str, Any], folder: Path) -> None:
 
 def lines(report: Mapping[str, Any]) -> list[str]:
     """One line per split, for the start of a run."""
-    return [_line(split, found) for split, found in report.items()]
+    found = [_line(split, found) for split, found in report.items()]
+    return [*found, *(_share(part) for part in report["train"].get("sources", []))]
+
+
+def _share(part: Mapping[str, Any]) -> str:
+    asked = "" if part["weight"] is None else f", asked for weight {part['weight']:g}"
+    return (
+        f"  {part['source']}: {part['tokens']:,} tokens per epoch, {100 * part['share']:.2f} %{asked}; "
+        f"read {part['passes']:.2f} times"
+    )
 
 
 def _line(split: str, found: Mapping[str, Any]) -> str:

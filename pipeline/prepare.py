@@ -69,7 +69,7 @@ class Prepared:
         local = name is not None and Path(name).exists()
         model = {"name": Path(name).name if local else name, "local": local, "revision": self.config.model.revision}
         data = {
-            split: {"rows": len(rows), "fingerprint": self.fingerprints[split]} for split, rows in self.rows.items()
+            split: {"rows": self.data.sizes[split], "fingerprint": self.fingerprints[split]} for split in self.splits
         }
         start = {"recipe": self.recipe, "script": self.script, "rows_in_memory": self.in_memory}
         return {**start, "model": model, "data": data}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import models
-from pipeline.data import Overlap, fingerprint, load_splits, overlap, places_of
+from pipeline.corpora import read_sources
+from pipeline.data import Overlap, fingerprint, load_splits, overlap, places_of, see
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
 from pipeline.evaluation import load_metrics
@@ -36,6 +37,12 @@ class Data:
     fingerprints: dict[str, str]
     overlaps: dict[str, Overlap]
     """Split -> how much of it is in the training rows."""
+    sizes: dict[str, int]
+    """Split -> its rows (of a corpus: documents)."""
+    repeated: dict[str, int]
+    """Split -> rows that repeat an earlier one."""
+    shares: list[dict[str, Any]]
+    """Of `data.sources`: what an epoch takes from each."""
 
     def shared_rows(self, split: str) -> list[str]:
         """The first rows of a split that are training rows too, each as a sentence with both places."""
@@ -55,7 +62,8 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     task = make_task(config)
     models.check_start(config.model, task.model_class)
     rows = load_splits(config.data, task.columns(), datasets=datasets)
-    if "train" not in rows:
+    sources = config.data.sources if datasets is None else None
+    if "train" not in rows and not sources:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
@@ -63,7 +71,11 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     tokenizer = models.load_tokenizer(config.model)
     task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
     check_model(config, task)
-    overlaps = {split: overlap(rows["train"], part, task.inputs()) for split, part in rows.items() if split != "train"}
+    corpora = read_sources(config, task, stop) if sources else None
+    seen = {split: see(part, task.inputs()) for split, part in rows.items()}
+    if corpora:
+        seen["train"] = corpora.seen()
+    overlaps = {split: overlap(seen["train"], part, task.inputs()) for split, part in rows.items() if split != "train"}
     if refuse and not config.data.allow_overlap:
         _refuse_overlap(config, task, rows, overlaps)
     stop.poll()
@@ -71,7 +83,11 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     stop.poll()
     splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
     refuse_unlearnable(task, splits)
-    return Data(config, task, rows, splits, prints, overlaps)
+    if corpora:
+        prints, splits = {"train": corpora.fingerprint, **prints}, {"train": corpora.blocks, **splits}
+    sizes = {split: found.rows for split, found in seen.items()}
+    repeated = {split: found.repeated for split, found in seen.items()}
+    return Data(config, task, rows, splits, prints, overlaps, sizes, repeated, corpora.shares if corpora else [])
 
 
 def _refuse_overlap(config: Any, task: Task, rows: Mapping[str, Any], overlaps: Mapping[str, Overlap]) -> None:
@@ -92,7 +108,11 @@ def shared(data: Any, task: Task, rows: Mapping[str, Any], split: str, pairs: li
     """Pairs of row numbers (in the split, in train) as sentences."""
     column = task.inputs()[0]
     here = places_of(data, split, column, [number for number, _ in pairs])
-    there = places_of(data, "train", column, [number for _, number in pairs])
+    numbers = [number for _, number in pairs]
+    if data.sources:
+        there = {number: f"document {number + 1} of data.sources" for number in numbers}
+    else:
+        there = places_of(data, "train", column, numbers)
     return [f"{here[number]}: is also {there[seen]}: {_shorten(rows[split][number][column])}" for number, seen in pairs]
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from pipeline.__main__ import main
 from pipeline.api import finetune
-from pipeline.data import overlap, repeated
+from pipeline.data import overlap, see
 from pipeline.errors import DataError
 from tests.tiny import tiny_checkpoint
 
@@ -22,16 +22,16 @@ def column(*texts: str) -> Dataset:
 
 def test_overlap_counts_rows_that_say_the_same() -> None:
     train = column("The cat sat.", "A dog ran", "!!!", "one", "one")
-    found = overlap(train, column("the  CAT sat", "A dog ran", "???", "!!!", "a new one"), ["text"])
+    found = overlap(see(train, ["text"]), column("the  CAT sat", "A dog ran", "???", "!!!", "a new one"), ["text"])
     assert (found.rows, found.exact, found.normalized, found.share) == (5, 2, 3, 0.6)
     assert found.first == [(0, 0), (1, 1), (3, 2)]
-    assert repeated(train, ["text"]) == 1
+    assert see(train, ["text"]).repeated == 1
 
 
 def test_two_cells_are_not_one() -> None:
     train = Dataset.from_dict({"first": ["a b"], "second": ["c"]})
     other = Dataset.from_dict({"first": ["a"], "second": ["b c"]})
-    assert overlap(train, other, ["first", "second"]).normalized == 0
+    assert overlap(see(train, ["first", "second"]), other, ["first", "second"]).normalized == 0
 
 
 @pytest.fixture

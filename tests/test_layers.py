@@ -21,6 +21,8 @@ LAYERS = [
     "data_report",
     "prepare resume",
     "reading",
+    "corpora",
+    "tokenizing",
     "settings encoding",
     "loop",
     "step",

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from pipeline.data.cache import default_cache_dir, encode_cached
+from pipeline.data.cache import default_cache_dir, encode_cached, locked
 from pipeline.data.columns import Kind
+from pipeline.data.corpus import Blocks, Corpus, join, token_type
 from pipeline.data.fingerprint import fingerprint
-from pipeline.data.overlap import Overlap, overlap, repeated
+from pipeline.data.mixture import Mixture
+from pipeline.data.overlap import Overlap, Seen, digests_of, overlap, see
 from pipeline.data.settings import COLUMN_KEYS, DataConfig
-from pipeline.data.sources import load_splits, places_of
+from pipeline.data.sources import files_of, find_rows, load_splits, places_of
 
 __all__ = [
     "COLUMN_KEYS",
+    "Blocks",
+    "Corpus",
     "DataConfig",
     "Kind",
+    "Mixture",
     "Overlap",
+    "Seen",
     "default_cache_dir",
+    "digests_of",
     "encode_cached",
+    "files_of",
+    "find_rows",
     "fingerprint",
+    "join",
     "load_splits",
+    "locked",
     "overlap",
     "places_of",
-    "repeated",
+    "see",
+    "token_type",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,27 +51,30 @@ def encode_cached(
 
     path = cache_dir / f"{key}.arrow"
     if not path.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        _acquire(lock, poll)
-        try:
+        with locked(path, poll):
             if not path.exists():
                 _write(path, _encoded(rows, encode, description, poll, batch_size), description)
-        finally:
-            lock.release()
     try:
         return Dataset.from_file(str(path))
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: the cached rows are damaged ({error}); delete the file and run again") from error
 
 
-def _acquire(lock: FileLock, poll: Callable[[], None]) -> None:
+@contextmanager
+def locked(path: Path, poll: Callable[[], None]) -> Iterator[None]:
+    """One process at a time works on `path`; the others wait, and `poll` meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")
     while True:
         try:
             lock.acquire(timeout=LOCK_SECONDS)
-            return
+            break
         except Timeout:
             poll()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _encoded(

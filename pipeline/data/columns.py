@@ -34,11 +34,14 @@ class Problems:
         if self.count <= SHOWN:
             self.shown.append(f"{place}: {sentence}")
 
+    def sentences(self) -> list[str]:
+        """All that is shown."""
+        more = [f"... and {self.count - SHOWN} more ({self.count} in all)"] if self.count > SHOWN else []
+        return [*self.shown, *more]
+
     def raise_any(self) -> None:
-        if self.count > SHOWN:
-            raise DataError([*self.shown, f"... and {self.count - SHOWN} more ({self.count} in all)"])
         if self.count:
-            raise DataError(self.shown)
+            raise DataError(self.sentences())
 
 
 def has_columns(
@@ -164,30 +167,31 @@ NORMAL_FORMS: dict[Kind, Callable[[Any], Any]] = {
 }
 
 
+def normal_rows(rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems) -> Iterator[list[Any]]:
+    """The cells of each row in normal form. What is wrong is added to `problems`, and such a row is left out."""
+    forms = [NORMAL_FORMS[kind] for kind in columns.values()]
+    for place, cells in rows:
+        row = []
+        for name, form, cell in zip(columns, forms, cells, strict=True):
+            try:
+                row.append(form(cell))
+            except ValueError as error:
+                problems.add(place, f"{name} {error}")
+        if len(row) == len(forms):
+            yield row
+
+
 def build(rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems) -> Dataset:
     """The rows in normal form. What is wrong is added to `problems`, and such a row is left out."""
     import pyarrow as pa  # here, as everywhere in data: with datasets over a second, which `--help` should not pay
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    names, forms = list(columns), [NORMAL_FORMS[kind] for kind in columns.values()]
     lists = dict.fromkeys(("texts", "labels", "tags"), pa.list_(pa.string()))
     types = {"number": pa.float64(), **lists}  # whatever is not here is text
     schema = pa.schema([(name, types.get(kind, pa.string())) for name, kind in columns.items()])
-
-    def normal_rows() -> Iterator[list[Any]]:
-        for place, cells in rows:
-            row = []
-            for name, form, cell in zip(names, forms, cells, strict=True):
-                try:
-                    row.append(form(cell))
-                except ValueError as error:
-                    problems.add(place, f"{name} {error}")
-            if len(row) == len(names):
-                yield row
-
     batches, pending = [], []
-    for row in normal_rows():
+    for row in normal_rows(rows, columns, problems):
         pending.append(row)
         if len(pending) == CHUNK:
             batches.append(_record_batch(pending, schema))

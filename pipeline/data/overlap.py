@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -35,31 +35,54 @@ class Overlap:
         return self.normalized / self.rows
 
 
-def overlap(train: Dataset, other: Dataset, columns: Sequence[str]) -> Overlap:
-    """Compare two splits over `columns`; memory grows by two digests of 16 bytes per training row."""
-    exact = set(_digests(train, columns, str))
-    normalized: dict[bytes, int] = {}
-    for number, letters in enumerate(_digests(train, columns, _letters)):
-        normalized.setdefault(letters, number)
-    both = zip(_digests(other, columns, str), _digests(other, columns, _letters), strict=True)
+class Seen:
+    """Rows that were seen, as two digests of 16 bytes each."""
+
+    def __init__(self, digests: Iterable[tuple[bytes, bytes]]):
+        """`digests` of every row in order, as `digests_of` gives them."""
+        self.rows = 0
+        self.exact: set[bytes] = set()
+        self.letters: dict[bytes, int] = {}
+        for exact, letters in digests:
+            self.exact.add(exact)
+            self.letters.setdefault(letters, self.rows)
+            self.rows += 1
+
+    @property
+    def repeated(self) -> int:
+        """How many rows say exactly what an earlier one said."""
+        return self.rows - len(self.exact)
+
+
+def see(rows: Dataset, columns: Sequence[str]) -> Seen:
+    """The rows of a split, over `columns`."""
+    return Seen(_digests(rows, columns))
+
+
+def overlap(seen: Seen, other: Dataset, columns: Sequence[str]) -> Overlap:
+    """How much of a split was seen, over `columns`."""
     found = [
-        (number, normalized[letters], whole in exact)
-        for number, (whole, letters) in enumerate(both)
-        if letters in normalized
+        (number, seen.letters[letters], exact in seen.exact)
+        for number, (exact, letters) in enumerate(_digests(other, columns))
+        if letters in seen.letters
     ]
-    pairs = [(number, seen) for number, seen, _ in found[:SHOWN]]
+    pairs = [(number, earlier) for number, earlier, _ in found[:SHOWN]]
     return Overlap(len(other), sum(same for _, _, same in found), len(found), pairs)
 
 
-def repeated(rows: Dataset, columns: Sequence[str]) -> int:
-    """How many rows say exactly what an earlier one said."""
-    return len(rows) - len(set(_digests(rows, columns, str)))
+def digests_of(cells: Sequence[Any]) -> tuple[bytes, bytes]:
+    """Of a row: its cells as they are, and their letters and digits alone."""
+    return _digest(map(str, cells)), _digest(map(_letters, cells))
 
 
-def _digests(rows: Dataset, columns: Sequence[str], form: Callable[[Any], str]) -> Iterator[bytes]:
+def _digests(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
     for batch in rows.select_columns(list(columns)).iter(batch_size=BATCH):
         for cells in zip(*(batch[column] for column in columns), strict=True):
-            yield blake2b("\0".join(map(form, cells)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            yield digests_of(cells)
+
+
+def _digest(parts: Iterable[str]) -> bytes:
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _letters(cell: Any) -> str:

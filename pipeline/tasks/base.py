@@ -103,6 +103,11 @@ class Task:
         """
         raise NotImplementedError
 
+    @property
+    def packs(self) -> bool:
+        """Whether the rows are pieces of plain text that `encode` leaves whole, to be cut into blocks."""
+        return False
+
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
         """Rearrange encoded rows into other rows (blocks of a fixed length, say). The default leaves them alone."""
         return batches
