@@ -8,11 +8,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.data import Blocks, Corpus, Mixture, Seen, files_of
+from pipeline.data import Blocks, Corpus, Mixture, Seen, Stream, files_of, open_stream, stream_fingerprint
 from pipeline.errors import ConfigError, DataError
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
 from pipeline.tokenizing import tokenize
+
+KEPT_BATCHES = 64
+"""Batches of a stream that stay in memory, for the threads that are ahead and for a step that is done again."""
 
 
 @dataclass
@@ -39,10 +42,32 @@ class Corpora:
         return Seen(chain.from_iterable(corpus.each_digests() for corpus in self.corpora))
 
 
+@dataclass
+class Streamed:
+    """The training rows of a run with `data.streaming`."""
+
+    blocks: Stream
+    fingerprint: str
+
+
+def read_stream(config: Any, task: Task) -> Streamed:
+    """Open the stream; nothing is read yet. Raises ConfigError as `read_sources`, DataError when there is none."""
+    _check_blocks(config, task, "streaming")
+    (column,) = task.columns()
+    start = open_stream(config.data, task.encode, column, block_size=task.max_length, seed=config.train.seed)
+    size = config.train.train_batch_size
+    stream = Stream(start, count=config.train.max_steps * size, block_size=task.max_length, kept=KEPT_BATCHES * size)
+    return Streamed(stream, stream_fingerprint(config.data))
+
+
+def _check_blocks(config: Any, task: Task, key: str) -> None:
+    if not task.packs or config.data.packing == "best_fit":
+        raise ConfigError(f"data.{key}: a corpus is plain text that is read in blocks; set data.packing: blocks")
+
+
 def read_sources(config: Any, task: Task, stop: StopRequest) -> Corpora:
     """Tokenize what is not in the cache. Raises ConfigError when the task does not read blocks of plain text."""
-    if not task.packs or config.data.packing == "best_fit":
-        raise ConfigError("data.sources: a corpus is plain text that is read in blocks; set data.packing: blocks")
+    _check_blocks(config, task, "sources")
     corpora, names = [], []
     for number, source in enumerate(config.data.sources):
         files = files_of(source.train_file, f"data.sources[{number}].train_file")

@@ -37,7 +37,7 @@ def _describe(data: Data, split: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rows": data.sizes[split],
         "fingerprint": data.fingerprints[split],
-        "repeated_rows": data.repeated[split],
+        "repeated_rows": data.repeated.get(split),
         "features": len(features),
         "tokens": int(lengths.sum()),
         "length": {

@@ -85,7 +85,7 @@ class Feed:
             seed=self.config.seed,
             epoch=epoch,
             train_batch_size=self.config.train_batch_size,
-            group_by_length=self.config.train_sampling_strategy == "group_by_length",
+            strategy=self.config.train_sampling_strategy,
         )
 
     def _make(self, step: int, micro_batch_size: int) -> Portion:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import models
-from pipeline.corpora import read_sources
+from pipeline.corpora import read_sources, read_stream
 from pipeline.data import Overlap, fingerprint, load_splits, overlap, places_of, see
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
@@ -38,9 +38,9 @@ class Data:
     overlaps: dict[str, Overlap]
     """Split -> how much of it is in the training rows."""
     sizes: dict[str, int]
-    """Split -> its rows (of a corpus: documents)."""
+    """Split -> its rows (of a corpus: documents; of a stream: blocks to come)."""
     repeated: dict[str, int]
-    """Split -> rows that repeat an earlier one."""
+    """Split -> rows that repeat an earlier one; without a split that is streamed."""
     shares: list[dict[str, Any]]
     """Of `data.sources`: what an epoch takes from each."""
 
@@ -63,7 +63,8 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     models.check_start(config.model, task.model_class)
     rows = load_splits(config.data, task.columns(), datasets=datasets)
     sources = config.data.sources if datasets is None else None
-    if "train" not in rows and not sources:
+    streamed = config.data.streaming and datasets is None
+    if "train" not in rows and not sources and not streamed:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
@@ -72,10 +73,12 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
     check_model(config, task)
     corpora = read_sources(config, task, stop) if sources else None
+    stream = read_stream(config, task) if streamed else None
     seen = {split: see(part, task.inputs()) for split, part in rows.items()}
     if corpora:
         seen["train"] = corpora.seen()
-    overlaps = {split: overlap(seen["train"], part, task.inputs()) for split, part in rows.items() if split != "train"}
+    scored = [split for split in rows if split != "train" and "train" in seen]
+    overlaps = {split: overlap(seen["train"], rows[split], task.inputs()) for split in scored}
     if refuse and not config.data.allow_overlap:
         _refuse_overlap(config, task, rows, overlaps)
     stop.poll()
@@ -83,9 +86,9 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     stop.poll()
     splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
     refuse_unlearnable(task, splits)
-    if corpora:
-        prints, splits = {"train": corpora.fingerprint, **prints}, {"train": corpora.blocks, **splits}
-    sizes = {split: found.rows for split, found in seen.items()}
+    if train := corpora or stream:
+        prints, splits = {"train": train.fingerprint, **prints}, {"train": train.blocks, **splits}
+    sizes = {split: seen[split].rows if split in seen else len(part) for split, part in splits.items()}
     repeated = {split: found.repeated for split, found in seen.items()}
     return Data(config, task, rows, splits, prints, overlaps, sizes, repeated, corpora.shares if corpora else [])
 

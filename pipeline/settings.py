@@ -107,6 +107,13 @@ def check(config: Any, *, has_validation: bool) -> None:
         )
     if config.lora is not None and start_of(config) == "random":
         found.append("lora: adapters beside frozen random weights learn nothing useful; start from model_name_or_path")
+    if config.data.streaming and config.train.max_steps is None:
+        found.append("data.streaming: a stream has no known end; say how long to train with train.max_steps")
+    if config.data.streaming and config.train.train_sampling_strategy != "sequential":
+        found.append(
+            "data.streaming: a stream is read in its order; set train.train_sampling_strategy: sequential "
+            "(data.shuffle_buffer_size shuffles what is read)"
+        )
     if not has_validation:
         for key in ("eval_steps", "metric_for_best_model", "early_stopping_patience"):
             if getattr(evaluation, key) is not None:

@@ -35,8 +35,8 @@ class TrainConfig(Section):
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows per process that go through the model at once: only what fits in memory; no effect on the update. It is
     halved when the memory does not suffice."""
-    train_sampling_strategy: Literal["random", "group_by_length"] = "random"
-    """group_by_length lets rows of similar length meet: less padding, other batches."""
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
+    """group_by_length lets rows of similar length meet: less padding, other batches. sequential: in their order."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware multiplies it, else full precision."""
     gradient_checkpointing: bool = False

@@ -115,32 +115,30 @@ SIZES = {
     "seed": st.integers(0, 2**31),
     "epoch": st.integers(0, 1000),
     "size": st.integers(1, 70),
-    "group": st.booleans(),
+    "strategy": st.sampled_from(["random", "sequential", "group_by_length"]),
 }
 
 
 @given(**SIZES)
 def test_an_epoch_is_every_row_once_and_a_pure_function(
-    lengths: list[int], seed: int, epoch: int, size: int, group: bool
+    lengths: list[int], seed: int, epoch: int, size: int, strategy: Any
 ) -> None:
-    first, again = (
-        plan(lengths, seed=seed, epoch=epoch, train_batch_size=size, group_by_length=group) for _ in range(2)
-    )
+    first, again = (plan(lengths, seed=seed, epoch=epoch, train_batch_size=size, strategy=strategy) for _ in range(2))
     assert sorted(np.concatenate(first).tolist()) == list(range(len(lengths)))
     assert len(first) == steps_per_epoch(len(lengths), size)
     assert sorted(len(batch) for batch in first)[1:] == [size] * (len(first) - 1)
     assert [batch.tolist() for batch in first] == [batch.tolist() for batch in again]
     # without grouping, the order of the rows depends on neither the batch size nor the lengths
-    if not group:
-        whole = plan([1] * len(lengths), seed=seed, epoch=epoch, train_batch_size=len(lengths))[0]
+    if strategy != "group_by_length":
+        whole = plan([1] * len(lengths), seed=seed, epoch=epoch, train_batch_size=len(lengths), strategy=strategy)[0]
         assert np.concatenate(first).tolist() == whole.tolist()
 
 
 @given(world_size=st.integers(1, 9), micro=st.integers(1, 80), **SIZES)
 def test_every_row_of_a_batch_counts_once_however_it_is_cut(
-    lengths: list[int], seed: int, epoch: int, size: int, group: bool, world_size: int, micro: int
+    lengths: list[int], seed: int, epoch: int, size: int, strategy: Any, world_size: int, micro: int
 ) -> None:
-    for batch in plan(lengths, seed=seed, epoch=epoch, train_batch_size=size, group_by_length=group):
+    for batch in plan(lengths, seed=seed, epoch=epoch, train_batch_size=size, strategy=strategy):
         before = batch.copy()
         shares = micro_batches(batch, lengths, world_size=world_size, micro_batch_size=micro)
         counted = [int(row) for share in shares for part in share if part.counts for row in part.rows]

@@ -31,12 +31,12 @@ def worst_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
     return max(float((one[key] - other[key]).abs().max()) for key in one)
 
 
-@pytest.mark.parametrize("group_by_length", [False, True])
-def test_plan_is_a_permutation_and_a_pure_function(group_by_length: bool) -> None:
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_plan_is_a_permutation_and_a_pure_function(strategy: Any) -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 103)
-    batches = plan(lengths, seed=3, epoch=2, train_batch_size=10, group_by_length=group_by_length)
-    again = plan(lengths, seed=3, epoch=2, train_batch_size=10, group_by_length=group_by_length)
-    other = plan(lengths, seed=3, epoch=3, train_batch_size=10, group_by_length=group_by_length)
+    batches = plan(lengths, seed=3, epoch=2, train_batch_size=10, strategy=strategy)
+    again = plan(lengths, seed=3, epoch=2, train_batch_size=10, strategy=strategy)
+    other = plan(lengths, seed=3, epoch=3, train_batch_size=10, strategy=strategy)
     assert sorted(np.concatenate(batches)) == list(range(103)) and len(batches) == 11
     assert all((one == two).all() for one, two in zip(batches, again, strict=True))
     assert any(len(one) != len(two) or (one != two).any() for one, two in zip(batches, other, strict=True))

@@ -10,6 +10,7 @@ from pipeline.data.mixture import Mixture
 from pipeline.data.overlap import Overlap, Seen, digests_of, overlap, see
 from pipeline.data.settings import COLUMN_KEYS, DataConfig
 from pipeline.data.sources import files_of, find_rows, load_splits, places_of
+from pipeline.data.stream import Stream, open_stream, stream_fingerprint
 
 __all__ = [
     "COLUMN_KEYS",
@@ -20,6 +21,7 @@ __all__ = [
     "Mixture",
     "Overlap",
     "Seen",
+    "Stream",
     "default_cache_dir",
     "digests_of",
     "encode_cached",
@@ -29,8 +31,10 @@ __all__ = [
     "join",
     "load_splits",
     "locked",
+    "open_stream",
     "overlap",
     "places_of",
     "see",
+    "stream_fingerprint",
     "token_type",
 ]

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+Strategy = Literal["random", "sequential", "group_by_length"]
 SHUFFLE, COLLATE = 1, 2
 """Names of the random streams made from one seed; a new stream takes a new number and disturbs no other."""
 
 
 def plan(
-    lengths: Sequence[int] | np.ndarray, *, seed: int, epoch: int, train_batch_size: int, group_by_length: bool = False
+    lengths: Sequence[int] | np.ndarray, *, seed: int, epoch: int, train_batch_size: int, strategy: Strategy = "random"
 ) -> list[np.ndarray]:
     """Every global batch of one epoch as row numbers; the last batch may be smaller, no row is lost or repeated.
 
-    With `group_by_length` rows of similar length meet: the shuffled epoch is sorted by length inside windows of 50
-    batches and the batches are shuffled again. That changes which rows meet, so it is a setting and not a default.
+    `sequential` leaves them in their order. With `group_by_length` rows of similar length meet: the shuffled epoch is
+    sorted by length inside windows of 50 batches and the batches are shuffled again. That changes which rows meet, so
+    it is a setting and not a default.
     """
     random = np.random.default_rng((SHUFFLE, seed, epoch))
-    order = random.permutation(len(lengths))
-    if not group_by_length:
+    order = np.arange(len(lengths)) if strategy == "sequential" else random.permutation(len(lengths))
+    if strategy != "group_by_length":
         return [order[start : start + train_batch_size] for start in range(0, len(order), train_batch_size)]
     window = 50 * train_batch_size
     known = np.asarray(lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.config import Section
 from pipeline.errors import ConfigError
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 Files = str | list[str] | None
 Count = Annotated[int, Field(ge=1)]
 
@@ -31,6 +33,12 @@ class DataConfig(Section):
     """
     preprocessing_num_workers: int = Field(1, ge=1)
     """Processes that tokenize the sources."""
+    streaming: bool = False
+    """Read `dataset_name` while training, for what does not fit on the disk; in blocks, for `max_steps` steps. To go
+    on after a stop it is read again from the start up to where the run was, which needs `dataset_revision` as a commit.
+    """
+    shuffle_buffer_size: int = Field(10_000, ge=0)
+    """Rows of a stream among which the next one is drawn; 0: in the order of the dataset."""
     train_file: Files = None
     """Training rows: a file, a glob, a folder, or a list of them. All files must have the same suffix."""
     validation_file: Files = None
@@ -136,6 +144,19 @@ class DataConfig(Section):
             for key, given in others.items()
             if self.sources and given is not None
         ]
+        if self.streaming:
+            if self.dataset_name is None:
+                problems.append("data.streaming: is for a hub dataset (data.dataset_name); files are read in any case")
+            if not COMMIT.fullmatch(self.dataset_revision or ""):
+                problems.append(
+                    "data.streaming: needs data.dataset_revision as a commit of 40 hexadecimal digits: a branch may "
+                    "change, and a run that goes on would read other rows"
+                )
+            if self.validation_split_fraction is not None or self.max_train_samples is not None:
+                problems.append(
+                    "data.streaming: rows cannot be counted or drawn from a stream; leave "
+                    "validation_split_fraction and max_train_samples out"
+                )
         if self.train_file is not None and self.dataset_name is not None:
             problems.append("data.dataset_name: train_file is set too; keep the one to train on")
         if self.validation_split_fraction is not None:

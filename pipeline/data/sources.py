@@ -42,7 +42,7 @@ def load_splits(
     the first rows of each split.
     """
     sources = _given(config, datasets) if datasets is not None else _configured(config)
-    if not sources and not config.sources:
+    if not sources and not config.sources and not config.streaming:
         raise ConfigError(
             "data.train_file: there are no rows; set it or data.dataset_name, or pass datasets={'train': ...}"
         )
@@ -164,6 +164,8 @@ def _configured(config: DataConfig) -> dict[str, Any]:
         if both:
             raise ConfigError([f"data.{split}_file and data.dataset_{split}_split are both set" for split in both])
         wanted = {split: name for split, name in hub_splits.items() if name is not None and split not in sources}
+        if config.streaming:
+            del wanted["train"]
         sources |= _load_hub(config, wanted)
     elif config.dataset_validation_split is not None or config.dataset_test_split is not None:
         raise ConfigError(
@@ -226,23 +228,23 @@ def _load_hub(config: DataConfig, splits: Mapping[str, str]) -> dict[str, Datase
     assert name is not None
     if Path(name).expanduser().exists():
         raise ConfigError(f"data.dataset_name: {name} is a local path; use train_file (and validation_file) for it")
-    offline = _offline()
+    reason = offline()
     loaded = {}
     for split, hub_split in splits.items():
         try:
             loaded[split] = load_dataset(name, config.dataset_config, split=hub_split, revision=config.dataset_revision)
         except (OSError, ValueError, RuntimeError) as error:
             place = f"data.dataset_name: {name} (split {hub_split!r})"
-            if offline:
+            if reason:
                 raise DataError(
-                    f"{place}: the hub cannot be reached ({offline}) and the dataset is not in the cache; "
+                    f"{place}: the hub cannot be reached ({reason}) and the dataset is not in the cache; "
                     "go online once, or download its files and use train_file"
                 ) from error
             raise DataError(f"{place}: {str(error).splitlines()[0]}") from error
     return loaded
 
 
-def _offline() -> str:
+def offline() -> str:
     """Why the hub cannot be reached, or nothing. The client's own retries take more than twenty seconds to say so."""
     from datasets import config as datasets_config
     from huggingface_hub import constants

@@ -1,0 +1,137 @@
+"""A hub dataset that is read while it is learned from, for what does not fit on the disk.
+
+Rows can only be read from first to last. A run that goes on reads the stream again from the start up to where it was,
+which gives the same rows only when the dataset is the same: it is named by commit, not by branch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.columns import NORMAL_FORMS
+from pipeline.data.corpus import Blocks
+from pipeline.data.packing import blocks
+from pipeline.data.settings import DataConfig
+from pipeline.data.sources import offline
+from pipeline.errors import DataError
+
+logger = logging.getLogger("graft")
+BATCH = 256
+"""Documents that are tokenized together."""
+Row = dict[str, Any]
+
+
+class Stream:
+    """Blocks of a stream by their number. What lies further back than `kept` blocks is read again from the start."""
+
+    column_names = Blocks.column_names
+
+    def __init__(self, start: Callable[[], Iterator[Row]], *, count: int, block_size: int, kept: int):
+        """`start` begins to read the blocks from the first; `count`: how many blocks a run takes."""
+        self.start, self.count, self.block_size = start, count, block_size
+        self.window: deque[Row] = deque(maxlen=kept)
+        self.lock = threading.Lock()  # threads make coming batches
+        self._restart()
+
+    def _restart(self) -> None:
+        self.blocks, self.next = self.start(), 0
+        self.window.clear()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, key: int | str) -> Any:
+        """A row by its number, or a whole column: `length` or `truncated`."""
+        if isinstance(key, str):
+            return {"length": self._lengths, "truncated": np.zeros(self.count, dtype=bool)}[key]
+        with self.lock:
+            if key < self.next - len(self.window):
+                self._restart()
+            if key > self.next + self.window.maxlen:  # type: ignore[operator]
+                logger.warning("the stream is read again up to block %d of %d", key, self.count)
+            while self.next <= key:
+                self.window.append(next(self.blocks))
+                self.next += 1
+            return self.window[key - self.next]
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.full(self.count, self.block_size)
+
+
+def open_stream(
+    config: DataConfig, encode: Callable[[dict[str, list[str]]], Any], column: str, *, block_size: int, seed: int
+) -> Callable[[], Iterator[Row]]:
+    """What begins to read the dataset's blocks from the first. Past its end it is read again, in another order.
+
+    `encode`: texts to `input_ids` and `num_bytes`. Raises DataError for a dataset that cannot be read or is empty, and
+    while reading for a row without text.
+    """
+    documents = _load(config, seed)
+
+    def texts() -> Iterator[str]:
+        passes = 0
+        while True:
+            documents.set_epoch(passes)
+            number = -1
+            for number, row in enumerate(documents):
+                try:
+                    yield NORMAL_FORMS["text"](row.get(column))
+                except ValueError as error:
+                    raise DataError(
+                        f"{config.dataset_name}: row {number + 1} of the stream: {column} {error}"
+                    ) from None
+            if number < 0:
+                raise DataError(f"{config.dataset_name}: the stream is empty; expected at least one row")
+            passes += 1
+
+    def start() -> Iterator[Row]:
+        for batch in blocks(map(encode, _batches(texts(), column)), block_size=block_size, drop_remainder=True):
+            for ids, size in zip(batch["input_ids"], batch["num_bytes"], strict=True):
+                yield {"input_ids": ids, "num_bytes": size, "length": len(ids), "truncated": False}
+
+    return start
+
+
+def _batches(texts: Iterator[str], column: str) -> Iterator[dict[str, list[str]]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == BATCH:
+            yield {column: batch}
+            batch = []
+
+
+def _load(config: DataConfig, seed: int) -> Any:
+    """The dataset as a stream, shuffled within a buffer."""
+    from datasets import load_dataset  # over a second, which `--help` should not pay
+
+    assert config.dataset_name is not None
+    reason = offline()
+    try:
+        found = load_dataset(
+            config.dataset_name,
+            config.dataset_config,
+            split=config.dataset_train_split,
+            revision=config.dataset_revision,
+            streaming=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        said = f"the hub cannot be reached ({reason})" if reason else str(error).splitlines()[0]
+        raise DataError(f"data.dataset_name: {config.dataset_name}: {said}") from error
+    return found.shuffle(seed=seed, buffer_size=config.shuffle_buffer_size) if config.shuffle_buffer_size else found
+
+
+def stream_fingerprint(config: DataConfig) -> str:
+    """Hash of what names the stream: dataset, commit, subset, split and order."""
+    keys = ("dataset_name", "dataset_config", "dataset_revision", "dataset_train_split", "shuffle_buffer_size")
+    return hashlib.sha256(json.dumps([vars(config)[key] for key in keys]).encode()).hexdigest()

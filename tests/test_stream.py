@@ -1,0 +1,85 @@
+"""A hub dataset read while it is learned from; here a stand-in gives local rows in place of the hub's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from pipeline.api import pretrain, read_config
+from pipeline.data import Stream
+from pipeline.errors import ConfigError, DataError
+from pipeline.reading import read
+from pipeline.stopping import Stopped, StopRequest
+from tests.faults import stop_after
+from tests.test_corpus import write_rows
+from tests.tiny import tiny_config, tiny_tokenizer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    rows = datasets.Dataset.from_json(str(write_rows(tmp_path / "rows.jsonl", 120, seed=3)), cache_dir=str(tmp_path))
+    asked: dict[str, Any] = {"name": "user/texts", "split": "train", "revision": COMMIT, "streaming": True}
+
+    def load(name: str, subset: str | None, **settings: Any) -> Any:
+        assert {"name": name, **settings} == asked and subset is None
+        return rows.to_iterable_dataset(num_shards=3)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return {
+        "task": "causal_lm",
+        "model": {
+            "config": tiny_config("llama"),
+            "tokenizer_name_or_path": str(tiny_tokenizer(tmp_path / "tokenizer", style="decoder")),
+        },
+        "data": {
+            **{"dataset_name": "user/texts", "dataset_revision": COMMIT, "streaming": True},
+            **{"shuffle_buffer_size": 16, "max_length": 32},
+        },
+        **{"train_batch_size": 4, "max_steps": 30, "train_sampling_strategy": "sequential", "save_steps": 10},
+        "output_dir": str(tmp_path / "run"),
+    }
+
+
+def test_a_stream_is_the_same_however_it_is_asked(given: dict[str, Any]) -> None:
+    one: Any = read(read_config("pretrain", given), None, StopRequest()).splits["train"]
+    other: Any = read(read_config("pretrain", given), None, StopRequest()).splits["train"]
+    assert isinstance(one, Stream) and len(one) == 120
+    straight = [one[number]["input_ids"] for number in range(120)]
+    assert all(len(ids) == 32 for ids in straight) and len({tuple(ids) for ids in straight}) > 60
+    for number in (7, 3, 110, 111, 50, 0, 119):
+        assert other[number]["input_ids"] == straight[number]
+    other.window.clear()  # as if that many blocks had been read since
+    assert other[5]["input_ids"] == straight[5]
+
+
+def test_a_stopped_run_goes_on_with_the_same_rows(given: dict[str, Any], tmp_path: Path) -> None:
+    straight = pretrain(given)
+    given = {**given, "output_dir": str(tmp_path / "stopped"), "dataloader_num_workers": 2}
+    with stop_after(17), pytest.raises(Stopped):
+        pretrain(given)
+    again = pretrain(given)
+    assert again.results["tokens"] == straight.results["tokens"] == 30 * 4 * 32
+    files = [tmp_path / run / "model" / "model.safetensors" for run in ("run", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset_revision": "main"}, "needs data.dataset_revision as a commit of 40 hexadecimal digits"),
+        ({"max_steps": None}, "a stream has no known end; say how long to train with train.max_steps"),
+        ({"train_sampling_strategy": "random"}, "set train.train_sampling_strategy: sequential"),
+        ({"packing": "none"}, "read in blocks; set data.packing: blocks"),
+        ({"validation_split_fraction": 0.1}, "rows cannot be counted or drawn from a stream"),
+        ({"text_column": "words"}, "user/texts: row 1 of the stream: words is missing"),
+    ],
+)
+def test_what_does_not_go_with_a_stream(given: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
+        known = {**given["data"], **{key: value for key, value in change.items() if key in given["data"]}}
+        pretrain({**given, **{key: value for key, value in change.items() if key not in known}, "data": known})
