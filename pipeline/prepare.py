@@ -175,6 +175,10 @@ def _prepare(
     rows = load_splits(config.data, task.columns(), datasets=datasets)
     if "train" not in rows:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
+    if config.eval.bootstrap and len(rows) == 1:
+        raise ConfigError(
+            "eval.bootstrap: there are no validation or test rows to draw from; give some, or leave it out"
+        )
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
     check_best_metric(config, task)
@@ -207,6 +211,7 @@ def check_model(config: Any, task: Task) -> None:
         new_parameters=task.new_parameters,
     )
     strategies = list(strategies_of(config).values())
+    task.check(model, random=start_of(config) == "random")
     for strategy in strategies:
         strategy.check(model, task)
     if all(type(strategy).wrap is Strategy.wrap for strategy in strategies):

@@ -107,6 +107,8 @@ def check(config: Any, *, has_validation: bool) -> None:
         )
     if config.lora is not None and start_of(config) == "random":
         found.append("lora: adapters beside frozen random weights learn nothing useful; start from model_name_or_path")
+    if 0 < evaluation.bootstrap < 100:
+        found.append("eval.bootstrap: fewer than 100 draws say nothing of the ends; expected 0 (off), or 1000, say")
     if not has_validation:
         for key in ("eval_steps", "metric_for_best_model", "early_stopping_patience"):
             if getattr(evaluation, key) is not None:
