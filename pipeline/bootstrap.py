@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from pipeline.processes import Processes
+from pipeline.stopping import StopRequest
 
 ENDS = (2.5, 97.5)
 """Percentiles between which 95 % of the draws lie."""
@@ -13,13 +17,29 @@ MOST_UNDEFINED = 0.1
 """Share of draws for which a metric may be undefined (one class only, say) and still get an interval."""
 
 
+@dataclass
+class Intervals:
+    """95 % intervals of the final scores of a run: `found[split][name]` is [low, high]."""
+
+    metrics: Mapping[str, Any]
+    resamples: int
+    seed: int
+    processes: Processes
+    stop: StopRequest
+    found: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
+
+    def draw(self, split: str, columns: Mapping[str, Any]) -> None:
+        """Make the intervals of a split. Raises Stopped, on all processes, when one of them was asked to stop."""
+        if self.resamples:
+            self.found[split] = intervals(self.metrics, columns, self.resamples, self.seed, poll=self._poll)
+
+    def _poll(self) -> None:
+        if self.processes.total(self.stop())[0]:
+            raise self.stop.stopped()
+
+
 def intervals(
-    metrics: Mapping[str, Any],
-    columns: Mapping[str, Any],
-    *,
-    resamples: int,
-    seed: int,
-    poll: Callable[[], None],
+    metrics: Mapping[str, Any], columns: Mapping[str, Any], resamples: int, seed: int, *, poll: Callable[[], None]
 ) -> dict[str, list[float] | None]:
     """A 95 % interval [low, high] for every number that the metrics report, over the examples in `columns`.
 

@@ -185,6 +185,7 @@ def _forward(
     with accelerator.autocast():
         loss, logits = task.loss(model, batch)
         found = {**task.postprocess(logits, batch), **task.generate(model, batch)}
+    found = {key: value.clone() for key, value in found.items()}  # a view would keep all of what it is a view of
     return {**found, "row": torch.as_tensor(rows.copy())}, float(loss), task.terms(batch)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.bootstrap import intervals
+from pipeline.bootstrap import Intervals
 from pipeline.config import dump
 from pipeline.evaluation import collate, evaluate, load_metrics, to_device
 from pipeline.export import check_reload, logits_of, save_model
@@ -60,7 +60,7 @@ class Session:
             folder, self.accelerator, plain=config.tracking.disable_tqdm, total_steps=self.training.total_steps
         )
         self.manifest = {**describe_run(self.accelerator), **prepared.describe()}
-        self.intervals: dict[str, dict[str, Any]] = {}
+        self.intervals = Intervals(self.metrics, config.eval.bootstrap, config.train.seed, self.processes, stop)
         self.earlier_cost: dict[str, float] = {}
         self.evaluation_seconds = self.evaluating_seconds = 0.0
         self.began = time.monotonic()
@@ -186,7 +186,7 @@ class Session:
             seed=config.train.seed,
             stop=self.stop,
             tune=split == "validation",
-            look=partial(self._draw_anew, split) if final and config.eval.bootstrap else None,
+            look=partial(self.intervals.draw, split) if final else None,
         )
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
@@ -196,17 +196,6 @@ class Session:
             self.log.event({"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found})
         self.heartbeat.at("training", step + 1)
         return found
-
-    def _draw_anew(self, split: str, columns: dict[str, Any]) -> None:
-        config = self.prepared.config
-
-        def poll() -> None:
-            if self.processes.total(self.stop())[0]:
-                raise self.stop.stopped()
-
-        self.intervals[split] = intervals(
-            self.metrics, columns, resamples=config.eval.bootstrap, seed=config.train.seed, poll=poll
-        )
 
     def save(self, state: TrainState) -> int | None:
         """Save, or say why not and go on; returns the step of the newest good checkpoint."""
@@ -253,7 +242,7 @@ class Session:
             "main_metric": self.main_metric,
             "greater_is_better": config.eval.is_greater_better(self.main_metric),
             "metrics": metrics,
-            "intervals": self.intervals,
+            "intervals": self.intervals.found,
             "num_samples": counts,
             "label_names": list(self.prepared.task.model_kwargs().get("id2label", {}).values()),
             "notes": self.prepared.task.notes(),

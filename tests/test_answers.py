@@ -46,6 +46,7 @@ def test_a_row_becomes_context_then_question_and_choice(tmp_path: Path) -> None:
     row = {"sent1": ["the cat sat"], "sent2": ["she"], "label": ["2"]}
     row |= {f"ending{number}": [text] for number, text in enumerate(["ran", "looked at the moon", "sat", "sells"])}
     task = choices_task(tiny_tokenizer(tmp_path), **SWAG)
+    task.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     task.read_labels({"train": row}, None)
     features = task.encode(row)
     texts = [task.tokenizer.decode(tokens) for tokens in features["input_ids"][0]]
@@ -55,6 +56,8 @@ def test_a_row_becomes_context_then_question_and_choice(tmp_path: Path) -> None:
     assert features["length"] == [4 * longest] == features["full_length"]
     kinds = features["token_type_ids"][0][1]
     assert kinds[0] == 0 and kinds[-1] == 1
+    batch = task.collate([{key: found[0] for key, found in features.items()}], [])
+    assert {tuple(batch[key].shape) for key in ("input_ids", "token_type_ids", "attention_mask")} == {(1, 4, longest)}
 
 
 def test_a_padding_choice_changes_nothing(encoder: Path) -> None:
@@ -79,7 +82,7 @@ def test_a_padding_choice_changes_nothing(encoder: Path) -> None:
         for batch in batches:
             total = total + task.loss(model, task.collate(batch, []))[0]
         total.backward()
-        return float(total), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        return float(total.detach()), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     together, alone = losses([features]), losses([features[:1], features[1:]])
     assert together[0] == pytest.approx(alone[0], rel=1e-5)

@@ -118,12 +118,12 @@ class MultipleChoice(Task):
             column = self.label_column
             places = places_of(self.data, split, column, [*few[:SHOWN], *wrong[:SHOWN]])
             problems += [
-                f"{places[number]}: the row has {len(choices[number])} choices, expected 2 to {len(LETTERS)}"
+                f"{places[number]}: the row's number of choices is {len(choices[number])}, expected 2 to {len(LETTERS)}"
                 for number in few[:SHOWN]
             ]
             problems += [
                 f"{places[number]}: the {split} label {labels[number]!r} in {column!r} is none of the row's "
-                f"{len(choices[number])} choices; {MEANT[self.form]} (task.label_form says otherwise)"
+                f"{len(choices[number])} choices; {MEANT[self.form]} (or set task.label_form)"
                 for number in wrong[:SHOWN]
             ]
             hidden = len(few[SHOWN:]) + len(wrong[SHOWN:])
