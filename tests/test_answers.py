@@ -64,7 +64,7 @@ def test_a_padding_choice_changes_nothing(encoder: Path) -> None:
     """Two and four choices in one batch give the loss and the gradients they give alone."""
     from transformers import AutoModelForMultipleChoice
 
-    rows = {
+    rows: dict[str, Any] = {
         "text": ["the cat sat", "a small dog ran over the green hill"],
         "choices": [["on the mat", "sad"], ["in the rain", "she", "good movies make people happy", "sea"]],
         "label": ["1", "0"],
