@@ -29,6 +29,8 @@ def print_plan(prepared: Prepared, console: Console | None = None) -> None:
     _movement(prepared, console)
     _memory(prepared, console)
     _data(prepared, console)
+    for note in prepared.task.notes():
+        console.print(Text(clean(note)))
     _files(prepared, console)
     _samples(prepared, console)
 
@@ -114,11 +116,10 @@ def _samples(prepared: Prepared, console: Console) -> None:
     batch = collate(task, prepared.splits["train"], rows, seed=prepared.config.train.seed, epoch=0)
     trained = task.trained_positions(batch)
     for row in range(len(rows)):
-        length = int(batch["attention_mask"][row].sum())
+        read = batch["attention_mask"][row].bool()
         text = Text(f"row {row + 1}: ", style="bold")
-        for position in range(length):
-            piece = task.tokenizer.convert_ids_to_tokens(int(batch["input_ids"][row, position]))
-            learned = bool(trained[row, position])
+        for token, learned in zip(batch["input_ids"][row][read].tolist(), trained[row][read].tolist(), strict=True):
+            piece = task.tokenizer.convert_ids_to_tokens(token)
             piece = f"[{piece}]" if learned and not console.is_terminal else piece
             text.append(clean(piece), style="bold green" if learned else "dim")
         if "label" in prepared.splits["train"].column_names:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from pipeline import out_of_memory
+from pipeline.bootstrap import columns_of, numbers
 from pipeline.config import Section
 from pipeline.data.batching import draws
 from pipeline.errors import ConfigError
@@ -43,6 +44,8 @@ class EvalConfig(Section):
     """Stop after so many evaluations without an improvement."""
     load_best_model_at_end: bool = True
     """Save the best evaluated weights rather than the last ones."""
+    bootstrap: int = Field(0, ge=0)
+    """Draw the rows anew so many times (1000, say) for 95 % intervals of the final metrics; 0: no intervals."""
 
     def better(self, metric: str, new: float, old: float | None) -> bool:
         """Whether a value improves on the best so far; what is not finite never does, a tie keeps the old one."""
@@ -73,10 +76,13 @@ def evaluate(
     batch_size: int,
     seed: int,
     stop: StopRequest,
+    tune: bool = False,
+    look: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, float]:
-    """Mean loss per term and the metrics over all rows of `dataset`; every process gets the same result.
+    """Mean loss per term, the metrics over all examples, and `num_samples`, how many those are.
 
-    `dataset` holds the encoded split, `rows` the rows it was made from.
+    Every process gets the same result. `dataset` holds the encoded split, `rows` the rows it was made from. With
+    `tune` the task may choose on these rows what it applies to outputs. `look` gets the columns that the metrics take.
 
     Rows are sorted by length and dealt out to the processes; what a metric needs comes back as a few numbers per row
     with its row number, so that nothing is counted twice and the order never depends on the number of processes.
@@ -96,11 +102,16 @@ def evaluate(
     loss, terms, stopped = processes.total(*total, stop())
     if stopped:
         raise stop.stopped()
-    columns = task.examples(_gather(parts, processes.accelerator), rows, dataset)
+    gathered = _gather(parts, processes.accelerator)
+    if tune:
+        task.tune(gathered)
+    columns = task.examples(gathered, rows, dataset)
     result = {"loss": loss / terms}
     for name, metric in metrics.items():
         result.update(_compute(name, metric, columns))
-    return result
+    if look is not None:
+        look(columns)
+    return {**result, "num_samples": len(next(iter(columns.values())))}
 
 
 def without_gradients(model: nn.Module) -> AbstractContextManager[Any]:
@@ -174,6 +185,7 @@ def _forward(
     with accelerator.autocast():
         loss, logits = task.loss(model, batch)
         found = {**task.postprocess(logits, batch), **task.generate(model, batch)}
+    found = {key: value.clone() for key, value in found.items()}  # a view would keep all of what it is a view of
     return {**found, "row": torch.as_tensor(rows.copy())}, float(loss), task.terms(batch)
 
 
@@ -202,9 +214,8 @@ def _gather(parts: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[st
 
 
 def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float]:
-    features = metric.features[0] if isinstance(metric.features, list) else metric.features
-    missing = [key for key in features if key not in columns]
+    taken = columns_of(metric)
+    missing = [key for key in taken if key not in columns]
     if missing:
-        raise ConfigError(f"eval.metrics: {name} needs {', '.join(features)}, and this task gives {', '.join(columns)}")
-    result = metric.compute(**{key: columns[key] for key in features})
-    return {key: float(value) for key, value in result.items() if isinstance(value, (int, float, np.number))}
+        raise ConfigError(f"eval.metrics: {name} needs {', '.join(taken)}, and this task gives {', '.join(columns)}")
+    return numbers(metric.compute(**{key: columns[key] for key in taken}))

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, DataError, nearest
 from pipeline.evaluation import load_metrics
 from pipeline.models.limit import length_limit
 from pipeline.optim import movements
-from pipeline.settings import make_task, strategies_of
+from pipeline.settings import make_task, start_of, strategies_of
 from pipeline.stopping import StopRequest
 from pipeline.strategies import Strategy
 from pipeline.tasks import Task
@@ -66,6 +66,10 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     streamed = config.data.streaming and datasets is None
     if "train" not in rows and not sources and not streamed:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
+    if config.eval.bootstrap and not set(rows) - {"train"}:
+        raise ConfigError(
+            "eval.bootstrap: there are no validation or test rows to draw from; give some, or leave it out"
+        )
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
     check_best_metric(config, task)
@@ -133,6 +137,7 @@ def check_model(config: Any, task: Task) -> None:
         tokenizer=task.tokenizer,
         new_parameters=task.new_parameters,
     )
+    task.check(model, random=start_of(config) == "random")
     strategies = list(strategies_of(config).values())
     for strategy in strategies:
         strategy.check(model, task)

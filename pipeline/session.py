@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.bootstrap import Intervals
 from pipeline.config import dump
 from pipeline.evaluation import collate, evaluate, load_metrics, to_device
 from pipeline.export import check_reload, logits_of, save_model
@@ -59,6 +60,7 @@ class Session:
             folder, self.accelerator, plain=config.tracking.disable_tqdm, total_steps=self.training.total_steps
         )
         self.manifest = {**describe_run(self.accelerator), **prepared.describe()}
+        self.intervals = Intervals(self.metrics, config.eval.bootstrap, config.train.seed, self.processes, stop)
         self.earlier_cost: dict[str, float] = {}
         self.evaluation_seconds = self.evaluating_seconds = 0.0
         self.began = time.monotonic()
@@ -120,11 +122,18 @@ class Session:
         self.ended, self.peak = time.monotonic(), peak_memory_bytes(self.accelerator.device)
         if state.step > before:
             self.save(state)
-        validation = self.keeper.take_best(state)
-        metrics = {"validation": validation} if validation else {}
+        return self._results(state, self._final(state))
+
+    def _final(self, state: TrainState) -> dict[str, dict[str, float]]:
+        """The scores of the weights that are kept."""
+        again = self.prepared.task.tunes or self.prepared.config.eval.bootstrap
+        found = self.keeper.take_best(state)
+        if found and again:  # what is chosen on validation rows, and their intervals, must be of these weights
+            found = self.evaluate("validation", state.step, final=True)
+        scores = {"validation": found} if found else {}
         if "test" in self.prepared.splits:
-            metrics["test"] = self.evaluate("test", state.step)
-        return self._results(state, metrics)
+            scores["test"] = self.evaluate("test", state.step, final=True)
+        return scores
 
     def _facts(self) -> dict[str, str]:
         """What every process must see alike before the first step."""
@@ -157,8 +166,11 @@ class Session:
             rows = np.arange(first, min(first + size, len(dataset)))
             yield to_device(collate(task, dataset, rows, seed=seed, epoch=0), self.accelerator.device)
 
-    def evaluate(self, split: str, step: int) -> dict[str, float]:
-        """Score a split, write the event, return the numbers. Raises Stopped when asked to stop meanwhile."""
+    def evaluate(self, split: str, step: int, *, final: bool = False) -> dict[str, float]:
+        """Score a split, write the event, return the numbers. Raises Stopped when asked to stop meanwhile.
+
+        A final one makes the intervals; of validation it is in the log already.
+        """
         began = time.monotonic()
         dataset = self.prepared.splits[split]
         config = self.prepared.config
@@ -173,14 +185,15 @@ class Session:
             batch_size=config.eval.eval_batch_size or self.training.micro_batch_size,
             seed=config.train.seed,
             stop=self.stop,
+            tune=split == "validation",
+            look=partial(self.intervals.draw, split) if final else None,
         )
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
             self.evaluating_seconds = self.evaluation_seconds  # the part that lies within training
         epoch = round(step / self.training.steps_per_epoch, 4)
-        self.log.event(
-            {"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found, "num_samples": len(dataset)}
-        )
+        if not (final and split == "validation"):
+            self.log.event({"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found})
         self.heartbeat.at("training", step + 1)
         return found
 
@@ -204,8 +217,11 @@ class Session:
         with suppress(OSError, ValueError):  # of an earlier run, or cut off: only the count of its cost is in it
             self.earlier_cost = json.loads((self.folder / "manifest.json").read_text()).get("cost", {})
 
-    def _results(self, state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def _results(self, state: TrainState, scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         config = self.prepared.config
+        counts = {split: len(rows) for split, rows in self.prepared.splits.items()}
+        counts |= {split: int(found["num_samples"]) for split, found in scores.items() if "num_samples" in found}
+        metrics = {split: {k: v for k, v in found.items() if k != "num_samples"} for split, found in scores.items()}
         total, trainable = self.parameters
         return {
             "task": config.task.name,
@@ -226,8 +242,11 @@ class Session:
             "main_metric": self.main_metric,
             "greater_is_better": config.eval.is_greater_better(self.main_metric),
             "metrics": metrics,
-            "num_samples": {split: len(rows) for split, rows in self.prepared.splits.items()},
+            "intervals": self.intervals.found,
+            "num_samples": counts,
             "label_names": list(self.prepared.task.model_kwargs().get("id2label", {}).values()),
+            "notes": self.prepared.task.notes(),
+            **self.prepared.task.facts(),
         }
 
     def close(self) -> None:
@@ -241,6 +260,7 @@ class Session:
         for strategy in self.prepared.strategies.values():
             plain = strategy.exported(plain)
         task, config, folder = self.prepared.task, self.prepared.config, self.folder / "model"
+        plain = task.exported(plain)
         split = self.prepared.splits.get("validation", self.prepared.splits["train"])
         rows = np.arange(min(ROWS_TO_COMPARE, len(split)))
         batch = to_device(collate(task, split, rows, seed=0, epoch=0), self.accelerator.device)

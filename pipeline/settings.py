@@ -114,6 +114,8 @@ def check(config: Any, *, has_validation: bool) -> None:
             "data.streaming: a stream is read in its order; set train.train_sampling_strategy: sequential "
             "(data.shuffle_buffer_size shuffles what is read)"
         )
+    if 0 < evaluation.bootstrap < 100:
+        found.append("eval.bootstrap: fewer than 100 draws say nothing of the ends; expected 0 (off), or 1000, say")
     if not has_validation:
         for key in ("eval_steps", "metric_for_best_model", "early_stopping_patience"):
             if getattr(evaluation, key) is not None:

@@ -40,12 +40,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Every task, and the forms that some have."""
 
 
+def turned(texts: list[str], by: int) -> list[str]:
+    """The same texts beginning elsewhere."""
+    return texts[by:] + texts[:by]
+
+
 MADE: dict[str, Callable[[list[str]], Any]] = {
     "text": " ".join,
     "any_text": lambda words: "" if "sun" in words else words[0],
     "label": lambda words: "cats" if "cat" in words else "dogs" if "dog" in words else "other",
     "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],
     "number": lambda words: len(words) / 4,
+    "texts choices": lambda words: turned(["cats", "dogs", "other", "birds"][: 3 + len(words) % 2], len(words) % 3),
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 

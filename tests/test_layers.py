@@ -29,7 +29,7 @@ LAYERS = [
     "training",
     "export sharding feed",
     "evaluation",
-    "checkpoint",
+    "bootstrap checkpoint",
     "tracking manifest shards output",
     "tasks strategies",
     "data models optim metrics",

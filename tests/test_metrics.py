@@ -47,6 +47,20 @@ BY_HAND: dict[str, tuple[Columns, float]] = {
     "token_accuracy": ({"correct": [3, 0], "tokens": [4, 2]}, 1 / 2),
 }
 
+# name, columns, value: what the documentation of `evaluate` and scikit-learn prints for these predictions
+PUBLISHED: list[tuple[str, Columns, float]] = [
+    ("accuracy", {"references": [0, 1, 2, 0, 1, 2], "predictions": [0, 1, 1, 2, 1, 0]}, 0.5),
+    ("f1", {"references": [0, 1, 0, 1, 0], "predictions": [0, 0, 1, 1, 0]}, 0.5),
+    ("f1_macro", {"references": [0, 1, 2, 0, 1, 2], "predictions": [0, 2, 1, 0, 0, 1]}, 0.27),
+    ("f1_micro", {"references": [0, 1, 2, 0, 1, 2], "predictions": [0, 2, 1, 0, 0, 1]}, 0.33),
+    ("matthews_correlation", {"references": [1, 3, 2, 0, 3, 2], "predictions": [1, 2, 2, 0, 3, 3]}, 0.54),
+    ("multilabel_accuracy", {"references": [[0, 1], [1, 1]], "predictions": [[1, 1], [1, 1]]}, 0.5),
+    ("pearson", {"references": [10, 9, 2.5, 6, 4], "predictions": [1, 2, 3, 4, 5]}, -0.74),
+    ("spearman", {"references": [1, 2, 3, 4, 5], "predictions": [10, 9, 2.5, 6, 4]}, -0.7),
+    ("mse", {"references": [3, -0.5, 2, 7], "predictions": [2.5, 0.0, 2, 8]}, 0.375),
+    ("mae", {"references": [3, -0.5, 2, 7], "predictions": [2.5, 0.0, 2, 8]}, 0.5),
+]
+
 REFERENCE: dict[str, Callable[..., float]] = {
     "accuracy": lambda p, r: sk.accuracy_score(r, p),
     "f1": lambda p, r: sk.f1_score(r, p),
@@ -91,6 +105,12 @@ def in_batches(name: str, columns: Columns, size: int) -> float:
     for start in range(0, rows, size):
         metric.add_batch(**{column: values[start : start + size] for column, values in columns.items()})
     return metric.compute()[name]
+
+
+@pytest.mark.parametrize(("name", "columns", "value"), PUBLISHED)
+def test_published_values(name: str, columns: Columns, value: float) -> None:
+    digits = len(str(value).partition(".")[2])
+    assert round(load_metric(name).compute(**columns)[name], digits) == value
 
 
 ran: set[str] = set()

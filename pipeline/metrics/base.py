@@ -53,6 +53,10 @@ class LocalMetric(evaluate.Metric):
         )
 
     def _compute(self, **columns: Any) -> dict[str, float]:
+        return self.scores(**columns)
+
+    def scores(self, **columns: Any) -> dict[str, float]:
+        """The numbers by name, of rows that were checked before; no row is kept."""
         found = self.score(*(_column(columns[name], kind) for name, kind in self.named()))
         named = found if isinstance(found, dict) else {self.name: found}
         return {name: float(value) for name, value in named.items()}

@@ -169,13 +169,34 @@ def results_table(run: Run) -> str:
     main = run.results["main_metric"]
     rows = []
     for name in names:
-        values = [number(run.scores(split).get(name)) for split in found]
+        values = [score(run, split, name) for split in found]
         way = f" ({'higher' if run.greater_is_better else 'lower'} is better)" if name == main else ""
         shown = [f"**{value}**" for value in values] if name == main else values
         rows.append([markdown(name) + way, *shown])
     best = run.results.get("best_step")
-    note = f"\n\nWeights of step {best:,}." if isinstance(best, int) else ""
-    return markdown_table(["metric", *found], rows) + note
+    notes = [f"Weights of step {best:,}." if isinstance(best, int) else "", *how_scored(run, found)]
+    return "\n\n".join([markdown_table(["metric", *found], rows), *filter(None, notes)])
+
+
+def score(run: Run, split: str, name: str) -> str:
+    """A value, and the ends of its interval in brackets."""
+    value, ends = run.scores(split).get(name), run.interval(split, name)
+    if ends is None:
+        return number(value)
+    return f"{number(value, ends)} ({' to '.join(number(end, [value, *ends]) for end in ends)})"
+
+
+def how_scored(run: Run, found: list[str]) -> list[str]:
+    """Over how many examples, what is in brackets, and what the task says of its numbers."""
+    counts = {split: (run.results.get("num_samples") or {}).get(split) for split in found}
+    known = [f"{many:,} {split}" for split, many in counts.items() if isinstance(many, int)]
+    said = [markdown(str(note)) + "." for note in run.results.get("notes") or []]
+    drawn = any(run.interval(split, name) for split in found for name in run.scores(split))
+    brackets = (
+        "In brackets: 95 % intervals by drawing the examples anew (bootstrap). What training with another seed would "
+        "change is not in them."
+    )
+    return [f"Over {' and '.join(known)} examples." if known else "", brackets if drawn else "", *said]
 
 
 def how_to_load(run: Run, hub_model_id: str | None) -> str:
@@ -203,9 +224,11 @@ def how_to_load(run: Run, hub_model_id: str | None) -> str:
 
 
 def labels(run: Run) -> str:
-    """The number of classes, which an adapter's base model does not know of."""
+    """The number of classes, which an adapter's base model does not know of; a regression has one output."""
     names = run.results.get("label_names")
-    return f", num_labels={len(names)}" if isinstance(names, list) else ""
+    many = len(names) if isinstance(names, list) else 0
+    many = 1 if "label_scaling" in run.results else many
+    return f", num_labels={many}" if many else ""
 
 
 def training_table(run: Run) -> str:

@@ -26,7 +26,7 @@ class Task:
 
     The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer`, then `encode` for every
     row once, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every
-    batch, `examples` for all of them together, then the `metrics`.
+    batch, `tune` and `examples` for all of them together, then the `metrics`; at the end `exported` with the model.
     """
 
     class Config(Section):
@@ -73,6 +73,12 @@ class Task:
 
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
         """Fix the label map from the training rows and check every split against it. Nothing to do without labels."""
+
+    def check(self, model: nn.Module, *, random: bool) -> None:
+        """Raise ConfigError when the settings do not fit the model, whose tensors have no values yet.
+
+        `random`: its weights will be drawn, and are not those of a checkpoint.
+        """
 
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
         """From here on rows can be encoded; no row gets longer than `max_length` tokens."""
@@ -139,6 +145,14 @@ class Task:
         """What the model writes for a batch, as further columns like those of `postprocess`; by default nothing."""
         return {}
 
+    @property
+    def tunes(self) -> bool:
+        """Whether `tune` chooses anything; then the validation rows are scored once more with the weights kept."""
+        return False
+
+    def tune(self, columns: dict[str, np.ndarray]) -> None:
+        """Choose what is applied to the outputs (thresholds, say) from the columns of the validation rows."""
+
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         """From the columns of `postprocess`, one entry per feature row in order, to what the metrics take.
 
@@ -150,6 +164,18 @@ class Task:
     def metrics(self) -> list[str]:
         """Names of the metrics reported by default; each takes the `postprocess` columns it is declared over."""
         raise NotImplementedError
+
+    def exported(self, model: nn.Module) -> nn.Module:
+        """The model as it is to be saved for use (units put back, thresholds in its config, say)."""
+        return model
+
+    def notes(self) -> list[str]:
+        """Sentences on how the numbers are to be read: for the plan, `results.json` and the card."""
+        return []
+
+    def facts(self) -> dict[str, Any]:
+        """What the task has found out from the rows, for `results.json`."""
+        return {}
 
     def unlearnable(self, features: Any) -> np.ndarray:
         """Numbers of the encoded rows that hold no loss term; they are refused by name before training."""
