@@ -36,8 +36,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "text_classification regression": {"task": {"name": "text_classification", "problem_type": "regression"}},
     **{name: {"task": name} for name in TASKS},
+    "question_answering": {"task": "question_answering", "data": {"max_length": 16}},  # windows that overlap
 }
 """Every task, and the forms that some have."""
+
+
+def answer_at(words: list[str], number: int) -> dict[str, Any]:
+    """A word of a text as an answer, with the number of its first character."""
+    return {"text": words[number], "answer_start": len(" ".join([*words[:number], ""]))}
 
 
 MADE: dict[str, Callable[[list[str]], Any]] = {
@@ -46,6 +52,8 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
     "label": lambda words: "cats" if "cat" in words else "dogs" if "dog" in words else "other",
     "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],
     "number": lambda words: len(words) / 4,
+    "text question": lambda words: words[-1],
+    "json answers": lambda words: [] if "moon" in words else [answer_at(words, len(words) - 1)],
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 
