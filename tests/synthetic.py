@@ -100,4 +100,4 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
 
 RECIPE_OF: dict[str | None, str] = {None: "finetune", **dict.fromkeys(STRATEGIES, "finetune")}
 RECIPE_OF |= {"freeze": "freeze", "lora": "lora"}
-__all__ = ["RECIPE_OF", "RunConfig", "checkpoint_for", "data_of", "rows", "settings"]
+__all__ = ["RECIPE_OF", "WORDS", "RunConfig", "answer_at", "checkpoint_for", "data_of", "rows", "settings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -197,7 +198,7 @@ def read_answers(cell: str) -> list[tuple[str, int]]:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"has an answer without text ({text!r}), {EXPECTED}")
         if type(start) is not int or start < 0:
-            raise ValueError(f"starts the answer {text!r:.60} at {start!r}, expected the number of its first character")
+            raise ValueError(f"says that {text!r:.60} starts at {start!r}, expected the number of its first character")
     return list(zip(texts, starts, strict=True))
 
 
@@ -206,9 +207,12 @@ def check_places(context: str, answers: list[tuple[str, int]]) -> None:
     for text, start in answers:
         if context.startswith(text, start):
             continue
-        there, found = context[start : start + len(text)], context.find(text)
+        there = context[start : start + len(text)]
+        found = [match.start() for match in re.finditer(re.escape(text), context)]
         instead = f"{there!r:.60} stands" if there else f"nothing stands (it has {len(context)} characters)"
-        fix = f"correct it to {found}" if found >= 0 else "the context does not hold it at all; correct or drop the row"
+        nearest = min(found, key=lambda place: abs(place - start), default=None)
+        missing = "the context does not hold it at all; correct or drop the row"
+        fix = missing if nearest is None else f"correct it to {nearest}"
         raise ValueError(f"says that {text!r:.60} starts at character {start} of the context, where {instead}; {fix}")
 
 
