@@ -163,12 +163,17 @@ def predict(task: QuestionAnswering, split: Dataset, wrong: float = 0.0) -> dict
     return task.examples(columns, split, encoded)
 
 
-def test_a_model_that_knows_everything_scores_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", [0, -1])
+def test_a_model_that_knows_everything_scores_everything(word: int, tmp_path: Path) -> None:
     """Many windows of a question become one answer, and a window without the answer does not speak against it."""
     task = make_task(tmp_path, 16)
-    split = load_splits(DataConfig(), task.columns(), {"train": rows(task.columns(), 40, seed=1)})
+    given = rows(task.columns(), 40, seed=1).to_list()
+    for row in given:
+        words = row["context"].split()
+        row["answers"] = json.dumps([answer_at(words, word % len(words))] if row["answers"] else [])
+    split = load_splits(DataConfig(), task.columns(), {"train": Dataset.from_list(given)})
     task.read_labels(split, None)
-    columns = predict(task, split["train"])
+    columns = predict(task, split["train"], wrong=0.1)
     assert task.may_be_empty and columns["predictions"].count("") == sum(not known for known in columns["references"])
     for name in task.metrics():
         assert set(load_metric(name).compute(**columns).values()) == {100.0}
