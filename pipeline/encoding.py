@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.data import COLUMN_KEYS, default_cache_dir, encode_cached
 from pipeline.errors import DataError
 from pipeline.stopping import StopRequest
@@ -63,10 +65,14 @@ def refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
     problems = []
     for split, features in splits.items():
         rows = task.unlearnable(features)
+        total = len(features)
+        if len(rows) and "example" in features.column_names:
+            examples = np.asarray(features["example"])
+            rows, total = np.unique(examples[rows]), len(np.unique(examples))
         if len(rows):
             shown = ", ".join(str(int(row) + 1) for row in rows[:10])
             problems.append(
-                f"data.max_length: {len(rows)} of {len(features)} {split} rows hold nothing to learn from within "
+                f"data.max_length: {len(rows)} of {total} {split} rows {task.nothing_to_learn} within "
                 f"{task.max_length} tokens (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
             )
     if problems:

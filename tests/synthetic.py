@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "text_classification regression": {"task": {"name": "text_classification", "problem_type": "regression"}},
     **{name: {"task": name} for name in TASKS},
+    "question_answering": {"task": "question_answering", "data": {"max_length": 16}},  # windows that overlap
 }
 """Every task, and the forms that some have."""
 
@@ -45,6 +46,11 @@ def turned(texts: list[str], by: int) -> list[str]:
     return texts[by:] + texts[:by]
 
 
+def answer_at(words: list[str], number: int) -> dict[str, Any]:
+    """A word of a text as an answer, with the number of its first character."""
+    return {"text": words[number], "answer_start": len(" ".join([*words[:number], ""]))}
+
+
 MADE: dict[str, Callable[[list[str]], Any]] = {
     "text": " ".join,
     "any_text": lambda words: "" if "sun" in words else words[0],
@@ -52,6 +58,8 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
     "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],
     "number": lambda words: len(words) / 4,
     "texts choices": lambda words: turned(["cats", "dogs", "other", "birds"][: 3 + len(words) % 2], len(words) % 3),
+    "text question": lambda words: words[-1],
+    "json answers": lambda words: [] if "moon" in words else [answer_at(words, len(words) - 1)],
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 
@@ -98,4 +106,4 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
 
 RECIPE_OF: dict[str | None, str] = {None: "finetune", **dict.fromkeys(STRATEGIES, "finetune")}
 RECIPE_OF |= {"freeze": "freeze", "lora": "lora"}
-__all__ = ["RECIPE_OF", "RunConfig", "checkpoint_for", "data_of", "rows", "settings"]
+__all__ = ["RECIPE_OF", "WORDS", "RunConfig", "answer_at", "checkpoint_for", "data_of", "rows", "settings"]

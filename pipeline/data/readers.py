@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.data.columns import Problems, Row, has_columns
 from pipeline.data.settings import DataConfig
+from pipeline.data.squad import is_squad, squad_rows
 from pipeline.data.tables import read_arrow, read_parquet
 
 CELL_LIMIT = 2**31 - 1
@@ -62,7 +63,7 @@ def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: 
 
 
 def read_json(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
-    """A JSON list of objects."""
+    """A JSON list of objects, or a file of SQuAD's, whose questions become rows."""
     with open(path, encoding=_codec(config), newline="\n") as file:
         content = file.read()
     if not content.strip():
@@ -74,13 +75,14 @@ def read_json(path: Path, wanted: Sequence[str], config: DataConfig, problems: P
         hint = "; a file with one object a line should be named .jsonl" if "Extra data" in str(error) else ""
         problems.add(f"{path}:{line}", f"invalid JSON ({_json_error(error)}); expected a list of objects{hint}")
         return
-    if not isinstance(rows, list):
+    if not isinstance(rows, list) and not is_squad(rows):
         problems.add(str(path), f"holds one JSON {_json_kind(rows)}, expected a list of objects")
         return
-    if rows and isinstance(rows[0], dict) and not has_columns(f"{path}[0]", wanted, list(rows[0]), problems):
-        return
-    for index, row in enumerate(rows):
-        yield from _object(f"{path}[{index}]", row, wanted, problems)
+    listed = ((f"{path}[{index}]", row) for index, row in enumerate(rows))
+    for index, (place, row) in enumerate(squad_rows(str(path), rows, problems) if is_squad(rows) else listed):
+        if index == 0 and isinstance(row, dict) and not has_columns(place, wanted, list(row), problems):
+            return
+        yield from _object(place, row, wanted, problems)
 
 
 def read_txt(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import evaluate
 
+from pipeline.metrics.answers import SquadExactMatch, SquadF1
 from pipeline.metrics.base import LocalMetric
 from pipeline.metrics.classification import (
     F1,
@@ -37,6 +38,8 @@ METRICS: dict[str, type[LocalMetric]] = {
     "perplexity": Perplexity,
     "bits_per_byte": BitsPerByte,
     "token_accuracy": TokenAccuracy,
+    "squad_exact_match": SquadExactMatch,
+    "squad_f1": SquadF1,
 }
 
 

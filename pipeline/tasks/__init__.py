@@ -4,12 +4,14 @@ from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.multiple_choice import MultipleChoice
+from pipeline.tasks.question_answering import QuestionAnswering
 from pipeline.tasks.text_classification import TextClassification
 
 TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
     "multiple_choice": MultipleChoice,
+    "question_answering": QuestionAnswering,
     "text_classification": TextClassification,
 }
 

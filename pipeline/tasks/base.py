@@ -41,6 +41,8 @@ class Task:
     head_modules: ClassVar[tuple[str, ...]] = ()
     """Names of the modules a checkpoint may lack because the task brings them new. They are always trained and saved,
     also when everything else is frozen or adapted."""
+    nothing_to_learn: ClassVar[str] = "hold nothing to learn from"
+    """What is said of the rows in `unlearnable`."""
     main_metric: str = "loss"
     """The metric that picks the best checkpoint unless the user names another."""
 
