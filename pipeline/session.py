@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -28,7 +28,7 @@ from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, rest
 from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier
 from pipeline.prepare import Prepared, start_model
-from pipeline.settings import start_of
+from pipeline.results import results_of
 from pipeline.sharding import full_weights, shard
 from pipeline.stopping import StopRequest
 from pipeline.tracking import RunLog, start_trackers
@@ -122,7 +122,7 @@ class Session:
         self.ended, self.peak = time.monotonic(), peak_memory_bytes(self.accelerator.device)
         if state.step > before:
             self.save(state)
-        return self._results(state, self._final(state))
+        return results_of(self.prepared, self.training, self.parameters, self._final(state), self.intervals.found)
 
     def _final(self, state: TrainState) -> dict[str, dict[str, float]]:
         """The scores of the weights that are kept."""
@@ -216,38 +216,6 @@ class Session:
         self.training.state = self.keeper.restore(path)
         with suppress(OSError, ValueError):  # of an earlier run, or cut off: only the count of its cost is in it
             self.earlier_cost = json.loads((self.folder / "manifest.json").read_text()).get("cost", {})
-
-    def _results(self, state: TrainState, scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-        config = self.prepared.config
-        counts = {split: len(rows) for split, rows in self.prepared.splits.items()}
-        counts |= {split: int(found["num_samples"]) for split, found in scores.items() if "num_samples" in found}
-        metrics = {split: {k: v for k, v in found.items() if k != "num_samples"} for split, found in scores.items()}
-        total, trainable = self.parameters
-        return {
-            "task": config.task.name,
-            "start": start_of(config),
-            "strategies": list(self.prepared.strategies),
-            "steps": state.step,
-            "epochs": round(state.step / self.training.steps_per_epoch, 4),
-            "samples": state.samples,
-            "tokens": state.tokens,
-            "skipped_steps": state.skipped,
-            "best_step": state.best_step,
-            "stopped_early": state.stopped_early,
-            "parameters": {
-                "total": total,
-                "trainable": trainable if self.training.total_steps else 0,
-                "trainable_percent": round(100 * trainable / total, 4) if self.training.total_steps else 0.0,
-            },
-            "main_metric": self.main_metric,
-            "greater_is_better": config.eval.is_greater_better(self.main_metric),
-            "metrics": metrics,
-            "intervals": self.intervals.found,
-            "num_samples": counts,
-            "label_names": list(self.prepared.task.model_kwargs().get("id2label", {}).values()),
-            "notes": self.prepared.task.notes(),
-            **self.prepared.task.facts(),
-        }
 
     def close(self) -> None:
         """Stop what runs beside the training."""

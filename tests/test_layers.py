@@ -17,6 +17,7 @@ LAYERS = [
     "reports hub",
     "run",
     "session",
+    "results",
     "dry_run keeper failure",
     "data_report",
     "prepare resume",
