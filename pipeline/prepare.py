@@ -172,14 +172,13 @@ def _prepare(
     )
     task = make_task(config)
     models.check_start(config.model, task.model_class)
-    rows = load_splits(config.data, task.columns(), datasets=datasets)
+    rows = load_splits(config.data, task.columns(), datasets=datasets, poll=stop.poll)
     if "train" not in rows:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
     check_best_metric(config, task)
-    tokenizer = models.load_tokenizer(config.model)
-    task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
+    _use_processing(config, task)
     check_model(config, task)
     prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
     stop.poll()
@@ -238,6 +237,15 @@ def checkpoint_activations(model: Any) -> None:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         except ValueError as error:
             raise ConfigError(f"train.gradient_checkpointing: {error}") from error
+
+
+def _use_processing(config: Any, task: Task) -> None:
+    """Give the task what turns its rows into inputs."""
+    if task.modality == "image":
+        task.use_image_processor(models.load_image_processor(config.model))
+    else:
+        tokenizer = models.load_tokenizer(config.model)
+        task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:

@@ -14,10 +14,11 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DataConfig(Section):
-    """Rows: files (csv, tsv, jsonl, json, txt, parquet, arrow) or a dataset of the Hugging Face hub."""
+    """Rows: files (csv, tsv, jsonl, json, txt, parquet, arrow, zip of images) or a dataset of the Hugging Face hub."""
 
     train_file: Files = None
-    """Training rows: a file, a glob, a folder, or a list of them. All files must have the same suffix."""
+    """Training rows: a file, a glob, a folder, or a list of them. All files must have the same suffix. A folder (or a
+    zip file) of images holds one folder per class."""
     validation_file: Files = None
     """Rows to validate on while training."""
     test_file: Files = None
@@ -88,6 +89,8 @@ class DataConfig(Section):
     encoding: str = "utf-8"
     """Encoding of text files."""
 
+    on_bad_row: Literal["error", "skip"] = "error"
+    """`error`: list every row that cannot be used and end; `skip`: leave such rows out and say how many."""
     max_train_samples: Count | None = None
     """Train on the first so many rows only."""
     max_eval_samples: Count | None = None

@@ -2,6 +2,7 @@
 
 from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.image_classification import ImageClassification
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.text_classification import TextClassification
 
@@ -9,6 +10,7 @@ TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
     "text_classification": TextClassification,
+    "image_classification": ImageClassification,
 }
 
 __all__ = ["TASKS", "Batch", "Task"]
