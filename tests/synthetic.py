@@ -106,7 +106,7 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
     name = model_class(variant)
     kind = ARCHITECTURES[name]
     if kind in VISION:
-        return tiny_checkpoint(folder, kind, "AutoModel", seed=1)
+        return tiny_checkpoint(folder, kind, "AutoModelForMaskedImageModeling")
     start = name if kind in DECODERS or name == "AutoModelForMaskedLM" else "AutoModelForMaskedLM"
     return tiny_checkpoint(folder, kind, start, attention_dropout=0.0) if kind in DECODERS else tiny_checkpoint(
         folder, kind, start, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0

@@ -213,7 +213,9 @@ def build(
     schema = pa.schema([(name, types.get(kind, pa.string())) for name, kind in columns.items()])
 
     def normal_rows() -> Iterator[list[Any]]:
-        for place, cells in rows:
+        for number, (place, cells) in enumerate(rows):
+            if number % POLL_ROWS == 0:
+                poll()
             row = []
             for name, form, cell in zip(names, forms, cells, strict=True):
                 try:
@@ -229,8 +231,6 @@ def build(
         if len(pending) == CHUNK:
             batches.append(_record_batch(pending, schema))
             pending = []
-        if len(pending) % POLL_ROWS == 0:
-            poll()
     if pending:
         batches.append(_record_batch(pending, schema))
     # Without a fingerprint of its own Dataset hashes every byte: seconds, for a value nobody reads.

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 """What is decoded. Pillow knows more, and some of them (EPS) start other programs."""
 LARGEST_FILE = 2**28
 """Bytes; a file that is larger is not read."""
@@ -35,7 +35,7 @@ def image(value: Any) -> dict[str, Any]:
             "(data.on_bad_row: skip leaves such rows out)"
         ) from None
     digest = hashlib.sha256(content).hexdigest()
-    return {"path": path, "bytes": None, "sha256": digest} if path else {"path": None, "bytes": content, "sha256": digest}
+    return {"path": path, "bytes": None if path else content, "sha256": digest}
 
 
 def open_image(image: Mapping[str, Any], mode: str) -> Any:

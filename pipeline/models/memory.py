@@ -64,9 +64,7 @@ def is_transformer(model: nn.Module) -> bool:
     return bool(layer_lists(model)) and config.attribute_map.get("hidden_size", "hidden_size") in vars(config)
 
 
-def _activations(
-    model: nn.Module, micro_batch_size: int, sequence_length: int, mixed: bool, recompute: bool
-) -> int:
+def _activations(model: nn.Module, micro_batch_size: int, sequence_length: int, mixed: bool, recompute: bool) -> int:
     config = _text_config(model)
     tokens = micro_batch_size * sequence_length
     hidden = int(config.hidden_size)

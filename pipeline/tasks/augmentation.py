@@ -42,7 +42,7 @@ def random_resized_crop(image: Any, config: RandomResizedCrop, draw: np.random.G
     A part that would stick out is drawn again, ten times at most; then the whole image is left as it is.
     """
     for _ in range(TRIES):
-        area = image.width * image.height * draw.uniform(*config.scale)
+        area = image.width * image.height * draw.uniform(config.scale[0], config.scale[1])
         ratio = math.exp(draw.uniform(math.log(config.ratio[0]), math.log(config.ratio[1])))
         width, height = max(1, round(math.sqrt(area * ratio))), max(1, round(math.sqrt(area / ratio)))
         if width <= image.width and height <= image.height:
