@@ -110,6 +110,19 @@ def quickstart(output_dir: Path = Path("runs/quickstart"), *, seed: int = 0) -> 
 
 
 @app.command
+def data(config: Path, *overrides: Rest) -> None:
+    """Show what the rows are like: lengths, truncation, label balance, repeated rows, overlap of train and evaluation.
+
+    graft data my.yaml
+
+    Nothing is trained. Rows of validation or test that are training rows too are listed by file and line.
+    """
+    from pipeline.api import show_data
+
+    show_data(config, list(overrides))
+
+
+@app.command
 def compare(*runs: Path, output_dir: Path = Path("comparison"), title: str = "Comparison") -> None:
     """Put finished runs side by side: compare.md, compare.json and a figure.
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.config import load, saying_where
+from pipeline.data_report import print_data
 from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
 from pipeline.prepare import BuildModel, prepare, whole_model
 from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
+from pipeline.reading import read
 from pipeline.reports.card import write_card
 from pipeline.reports.curves import draw_curves
 from pipeline.run import Run, train
@@ -96,6 +98,13 @@ def run_recipe(
         except OSError as error:  # a full disk: the model and its numbers are written
             logger.warning("curves.png and README.md were not written: %s", error)
     return run
+
+
+def show_data(source: Source, overrides: Sequence[str] | Mapping[str, Any] = ()) -> None:
+    """Print what the rows of a configuration are like; no model is loaded and nothing is trained."""
+    config = read_config("train", source, overrides)
+    with StopRequest() as stop, saying_where(config):
+        print_data(read(config, None, stop, refuse=False))
 
 
 def _function(name: str, summary: str) -> Callable[..., Run]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.data.batching import steps_per_epoch
+from pipeline.data_report import describe_data, lines
 from pipeline.evaluation import collate
 from pipeline.models import count_parameters, free_memory, memory_estimate
 from pipeline.prepare import Prepared
@@ -87,16 +88,8 @@ def _gigabytes(size: float) -> str:
 
 
 def _data(prepared: Prepared, console: Console) -> None:
-    for split, features in prepared.splits.items():
-        if prepared.task.modality == "image":
-            console.print(f"{split:<12} {len(features):,} images")
-            continue
-        lengths = np.asarray(features["length"])
-        cut = float(np.mean(features["truncated"]))
-        console.print(
-            f"{split:<12} {len(features):,} rows, {lengths.sum():,} tokens, length median {np.median(lengths):.0f}, "
-            f"longest {lengths.max()}; {100 * cut:.1f} % of rows truncated at {prepared.task.max_length}"
-        )
+    for line in lines(describe_data(prepared.data)):
+        console.print(Text(clean(line)))
 
 
 def _files(prepared: Prepared, console: Console) -> None:
@@ -104,6 +97,7 @@ def _files(prepared: Prepared, console: Console) -> None:
         "config.yaml",
         "manifest.json",
         "metrics.jsonl",
+        "data.json",
         "results.json",
         "checkpoints/",
         "model/",

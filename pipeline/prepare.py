@@ -16,20 +16,15 @@ from torch import nn
 from pipeline import models
 from pipeline.accelerator import PACKAGE, asked_to_shard, make_accelerator
 from pipeline.config import saying_where
-from pipeline.data import fingerprint, load_splits
-from pipeline.encoding import encoded, refuse_unlearnable
-from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.evaluation import load_metrics
-from pipeline.models.limit import length_limit
+from pipeline.errors import ConfigError
 from pipeline.optim import Movement, apply, movements
 from pipeline.output import check_output
 from pipeline.processes import Processes
-from pipeline.settings import check, make_task, start_of, strategies_of
+from pipeline.reading import Data, read
+from pipeline.settings import check, start_of, strategies_of
 from pipeline.stopping import StopRequest
 from pipeline.strategies import Strategy
 from pipeline.tasks import Task
-
-DEFAULT_MAX_LENGTH = 1024
 
 
 @dataclass
@@ -39,20 +34,34 @@ class Prepared:
     config: Any
     accelerator: Accelerator
     processes: Processes
-    task: Task
-    rows: dict[str, Any]
-    """Split -> rows in normal form (datasets.Dataset)."""
-    splits: dict[str, Any]
-    """Split -> encoded rows with `length` and `truncated`."""
+    data: Data
     model: nn.Module
     strategies: dict[str, Strategy]
     movements: dict[str, Movement]
-    fingerprints: dict[str, str]
     recipe: str = "train"
     script: str | None = None
     """The file of a `build_model` of the user's own."""
     in_memory: bool = False
     """Whether the rows were handed over from Python, so that no file tells where they are."""
+
+    @property
+    def task(self) -> Task:
+        return self.data.task
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """Split -> rows in normal form (datasets.Dataset)."""
+        return self.data.rows
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """Split -> encoded rows with `length` and `truncated`."""
+        return self.data.splits
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Split -> hash of its rows."""
+        return self.data.fingerprints
 
     def describe(self) -> dict[str, Any]:
         """Recipe, model and data for the manifest; a local folder by its last name alone."""
@@ -60,7 +69,7 @@ class Prepared:
         local = name is not None and Path(name).exists()
         model = {"name": Path(name).name if local else name, "local": local, "revision": self.config.model.revision}
         data = {
-            split: {"rows": len(rows), "fingerprint": self.fingerprints[split]} for split, rows in self.rows.items()
+            split: {"rows": self.data.sizes[split], "fingerprint": self.fingerprints[split]} for split in self.splits
         }
         start = {"recipe": self.recipe, "script": self.script, "rows_in_memory": self.in_memory}
         return {**start, "model": model, "data": data}
@@ -166,24 +175,8 @@ def _prepare(
     datasets: Mapping[str, Any] | None,
     stop: StopRequest,
 ) -> Prepared:
-    models.prepare_hub(
-        {f"model.{key}": vars(config.model)[key] for key in ("model_name_or_path", "tokenizer_name_or_path")},
-        revision=config.model.revision,
-    )
-    task = make_task(config)
-    models.check_start(config.model, task.model_class)
-    rows = load_splits(config.data, task.columns(), datasets=datasets, poll=stop.poll)
-    if "train" not in rows:
-        raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
-    stop.poll()
-    task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
-    check_best_metric(config, task)
-    _use_processing(config, task)
-    check_model(config, task)
-    prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
-    stop.poll()
-    splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
-    refuse_unlearnable(task, splits)
+    data = read(config, datasets, stop)
+    task = data.task
     model = build_model(config, task)
     stop.poll()
     strategies = strategies_of(config)
@@ -193,40 +186,7 @@ def _prepare(
     apply(model, found)
     if config.train.gradient_checkpointing:
         checkpoint_activations(model)
-    return Prepared(config, accelerator, processes, task, rows, splits, model, strategies, found, prints)
-
-
-def check_model(config: Any, task: Task) -> None:
-    """Refuse a start, or a strategy, that cannot work, from names and shapes alone: no weight is read or drawn."""
-    model = models.outline(
-        config.model,
-        model_class=task.model_class,
-        model_kwargs=task.model_kwargs(),
-        tokenizer=task.tokenizer,
-        new_parameters=task.new_parameters,
-    )
-    strategies = list(strategies_of(config).values())
-    for strategy in strategies:
-        strategy.check(model, task)
-    if all(type(strategy).wrap is Strategy.wrap for strategy in strategies):
-        movements(model, [strategy.rules(model, task) for strategy in strategies], config.optim.weight_decay)
-
-
-def check_best_metric(config: Any, task: Task) -> None:
-    """Refuse a metric that is not there, and a metric_for_best_model that nothing will report.
-
-    Metrics of the user's own may report any name.
-    """
-    try:
-        load_metrics(config.eval.metrics)
-    except ConfigError as error:
-        raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
-    wanted, known = config.eval.metric_for_best_model, ["loss", *task.metrics()]
-    if wanted is not None and wanted not in known and not config.eval.metrics:
-        raise ConfigError(
-            f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "
-            "(or add it to eval.metrics)"
-        )
+    return Prepared(config, accelerator, processes, data, model, strategies, found)
 
 
 def checkpoint_activations(model: Any) -> None:
@@ -237,20 +197,3 @@ def checkpoint_activations(model: Any) -> None:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         except ValueError as error:
             raise ConfigError(f"train.gradient_checkpointing: {error}") from error
-
-
-def _use_processing(config: Any, task: Task) -> None:
-    """Give the task what turns its rows into inputs."""
-    if task.modality == "image":
-        task.use_image_processor(models.load_image_processor(config.model))
-    else:
-        tokenizer = models.load_tokenizer(config.model)
-        task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
-
-
-def _max_length(config: Any, tokenizer: Any) -> int:
-    limit = length_limit(config.model, tokenizer)
-    asked = config.data.max_length
-    if limit is not None and asked is not None and asked > limit:
-        raise ConfigError(f"data.max_length: {asked} is more than this model's {limit} positions; give at most {limit}")
-    return asked or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)

@@ -24,7 +24,7 @@ MAY_CHANGE = {
     "data": {
         *("train_file", "validation_file", "test_file", "dataset_name", "dataset_config", "dataset_revision"),
         *("dataset_train_split", "dataset_validation_split", "dataset_test_split", "delimiter", "encoding"),
-        *("cache_dir", "max_eval_samples", "max_train_samples"),
+        *("cache_dir", "max_eval_samples", "max_train_samples", "preprocessing_num_workers", "allow_overlap"),
     },
 }
 """Settings a resumed run may have otherwise; every other one would make it another run."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pipeline.checkpoint import is_full, why
+from pipeline.data_report import describe_data, lines, save_data_report
 from pipeline.errors import UserError
 from pipeline.failure import RunFailed, explain, saved
 from pipeline.heartbeat import Heartbeat, forget
@@ -109,6 +110,10 @@ def _find_start(folder: Path, prepared: Prepared) -> Path | None:
 
 def _train(prepared: Prepared, folder: Path, stop: StopRequest, heartbeat: Heartbeat, start: Path | None) -> Run:
     session = Session(prepared, folder, stop, heartbeat)
+    report = describe_data(prepared.data)
+    prepared.processes.on_main(lambda: save_data_report(report, folder))
+    for line in lines(report):
+        session.log.say(line)
     try:
         results = session.do(start)
     except Stopped as stopped:

@@ -76,8 +76,8 @@ def rows(columns: Mapping[str, str], count: int, seed: int = 0) -> Dataset:
 def settings(variant: str, strategy: str | None, checkpoint: Path, output_dir: Path, **more: Any) -> dict[str, Any]:
     """A complete small run as a mapping; `more` are flat overrides such as `max_steps=2`."""
     found: dict[str, Any] = {**VARIANTS[variant], "model": {"model_name_or_path": str(checkpoint)}}
-    if task_of(variant).modality == "text":
-        found["data"] = {"max_length": 64, **found.get("data", {})}
+    length = {"max_length": 64} if task_of(variant).modality == "text" else {}
+    found["data"] = {**length, "allow_overlap": True, **found.get("data", {})}
     if strategy:
         found[strategy] = STRATEGY_SETTINGS.get(strategy, {})
     flat = {"max_steps": 3, "train_batch_size": 8, "learning_rate": 1e-2, "mixed_precision": "no", "logging_steps": 1}

@@ -149,9 +149,9 @@ def test_images_that_are_not_there_and_cells_that_are_no_images(pictures: Path, 
     cells = ["pictures/cat/0.png", "pictures/cat/00.png", "https://a.b/c.png", "", None, 5, "x" * 5000]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"image": cell, "label": 1}) + "\n" for cell in cells))
     lines = message(train_file=str(tmp_path / "a.jsonl")).splitlines()[1:]
-    expected = ["there is no such file", "is the address", "is empty", "is missing (null)", "is a int", "is no file"]
+    expected = ["there is no such file", "is the address", "is empty", "is missing (null)", "is of type int"]
     assert len(lines) == 6 and all(f"a.jsonl:{number}: image " in line for number, line in enumerate(lines, start=2))
-    assert all(words in line for words, line in zip(expected[:5], lines[:5], strict=True))
+    assert all(words in line for words, line in zip(expected, lines, strict=False))
 
 
 def test_trees_that_cannot_be_meant(pictures: Path, tmp_path: Path) -> None:
@@ -180,25 +180,6 @@ def test_reading_can_be_stopped(pictures: Path) -> None:
 
     with pytest.raises(InterruptedError):
         load_splits(DataConfig(train_file=str(pictures)), COLUMNS, poll=stop)
-
-
-def test_rows_of_other_kinds_are_left_out_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    columns: dict[str, Any] = {"text": "text", "label": "label"}
-    bad = '{"text": "a", "label": 1}\n{"text": "", "label": null}\n[]\n{"text": "b"}\n{\n{"text": "c", "label": 2}\n'
-    files = {"a.jsonl": bad, "a.csv": "text,label\na,1\n,0\nb\nc,2\n"}
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
-        config = DataConfig(train_file=str(tmp_path / name), on_bad_row="skip")
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            assert load_splits(config, columns)["train"]["text"] == ["a", "c"]
-        assert f"left out {4 if name == 'a.jsonl' else 2} rows:" in caplog.text
-        assert f"{name}:{2 if name == 'a.jsonl' else 3}: text is empty" in caplog.text
-        with pytest.raises(DataError, match="no column 'txt'"):
-            load_splits(config, {"txt": "text"})
-    (tmp_path / "b.csv").write_text("text,label\n,0\n,1\n")
-    with pytest.raises(DataError, match="no train row is left, such as .*b.csv:2: text is empty"):
-        load_splits(DataConfig(train_file=str(tmp_path / "b.csv"), on_bad_row="skip"), columns)
 
 
 def test_what_pillow_would_get_wrong_is_put_right() -> None:
@@ -290,10 +271,15 @@ def test_from_scratch_on_a_folder_and_loaded_by_transformers(channels: int, pict
         "data": {"train_file": str(pictures), "validation_file": zipped(pictures, tmp_path / "a.zip")},
         **{"max_steps": 3, "train_batch_size": 4, "output_dir": str(tmp_path / "run"), "mixed_precision": "no"},
     }
+    with pytest.raises(DataError, match="6 of 6 validation rows .* are training rows too"):
+        prepare(read_config("pretrain", given))
+    given["allow_overlap"] = True
     prepared = prepare(read_config("pretrain", given))
     text = io.StringIO()
     print_plan(prepared, Console(file=text, width=200))
-    assert "train        6 images" in text.getvalue() and f"16 x 16 pixels in {channels} channel" in text.getvalue()
+    assert (
+        "train        6 rows; labels" in text.getvalue() and f"16 x 16 pixels in {channels} channel" in text.getvalue()
+    )
     assert "tokens" not in text.getvalue()
     run = run_recipe("pretrain", given)
     assert run.tokenizer is None and run.metrics.keys() >= {"loss", "accuracy", "f1_macro", "f1"}

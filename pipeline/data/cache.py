@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,14 +52,9 @@ def encode_cached(
 
     path = cache_dir / f"{key}.arrow"
     if not path.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        _acquire(lock, poll)
-        try:
+        with locked(path, poll):
             if not path.exists():
                 _write(path, _encoded(rows, encode, description, poll, batch_size), description)
-        finally:
-            lock.release()
     try:
         return Dataset.from_file(str(path))
     except (ValueError, OSError) as error:
@@ -79,13 +75,21 @@ def beside(features: Dataset, rows: Dataset, columns: Mapping[str, str]) -> Data
     return Dataset(InMemoryTable(table), fingerprint=uuid.uuid4().hex[:16])
 
 
-def _acquire(lock: FileLock, poll: Callable[[], None]) -> None:
+@contextmanager
+def locked(path: Path, poll: Callable[[], None]) -> Iterator[None]:
+    """One process at a time works on `path`; the others wait, and `poll` meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")
     while True:
         try:
             lock.acquire(timeout=LOCK_SECONDS)
-            return
+            break
         except Timeout:
             poll()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _encoded(

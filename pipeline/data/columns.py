@@ -64,11 +64,14 @@ class Problems:
         rows = f"{self.rows_left_out} row{'s' if self.rows_left_out > 1 else ''}"
         return "\n  ".join(clean(line) for line in [f"data.on_bad_row: skip left out {rows}:", *lines])
 
+    def sentences(self) -> list[str]:
+        """All that is shown."""
+        more = [f"... and {self.count - SHOWN} more ({self.count} in all)"] if self.count > SHOWN else []
+        return [*self.shown, *more]
+
     def raise_any(self) -> None:
-        if self.count > SHOWN:
-            raise DataError([*self.shown, f"... and {self.count - SHOWN} more ({self.count} in all)"])
         if self.count:
-            raise DataError(self.shown)
+            raise DataError(self.sentences())
 
 
 def has_columns(
@@ -195,38 +198,41 @@ NORMAL_FORMS: dict[Kind, Callable[[Any], Any]] = {
 }
 
 
-def build(
+def normal_rows(
     rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems, poll: Callable[[], None] = lambda: None
-) -> Dataset:
-    """The rows in normal form. What is wrong is added to `problems`, and such a row is left out.
+) -> Iterator[list[Any]]:
+    """The cells of each row in normal form. What is wrong is added to `problems`, and such a row is left out.
 
     `poll` is called now and then; what it raises ends the work.
     """
+    forms = [NORMAL_FORMS[kind] for kind in columns.values()]
+    for number, (place, cells) in enumerate(rows):
+        if number % POLL_ROWS == 0:
+            poll()
+        row = []
+        for name, form, cell in zip(columns, forms, cells, strict=True):
+            try:
+                row.append(form(cell))
+            except ValueError as error:
+                problems.bad_row(place, f"{name} {error}")
+        if len(row) == len(forms):
+            yield row
+
+
+def build(
+    rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems, poll: Callable[[], None] = lambda: None
+) -> Dataset:
+    """`normal_rows` as a dataset in memory."""
     import pyarrow as pa  # here, as everywhere in data: with datasets over a second, which `--help` should not pay
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    names, forms = list(columns), [NORMAL_FORMS[kind] for kind in columns.values()]
     lists = dict.fromkeys(("texts", "labels", "tags"), pa.list_(pa.string()))
     file = pa.struct([("path", pa.string()), ("bytes", pa.large_binary()), ("sha256", pa.string())])
     types = {"number": pa.float64(), "image": file, **lists}  # whatever is not here is text
     schema = pa.schema([(name, types.get(kind, pa.string())) for name, kind in columns.items()])
-
-    def normal_rows() -> Iterator[list[Any]]:
-        for number, (place, cells) in enumerate(rows):
-            if number % POLL_ROWS == 0:
-                poll()
-            row = []
-            for name, form, cell in zip(names, forms, cells, strict=True):
-                try:
-                    row.append(form(cell))
-                except ValueError as error:
-                    problems.bad_row(place, f"{name} {error}")
-            if len(row) == len(names):
-                yield row
-
     batches, pending = [], []
-    for row in normal_rows():
+    for row in normal_rows(rows, columns, problems, poll):
         pending.append(row)
         if len(pending) == CHUNK:
             batches.append(_record_batch(pending, schema))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipeline.data.images import identity
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,10 +25,6 @@ def fingerprint(dataset: Dataset, columns: Iterable[str]) -> str:
     digest = hashlib.sha256(json.dumps(names).encode())
     for batch in dataset.select_columns(names).iter(batch_size=BATCH):
         for row in zip(*(batch[name] for name in names), strict=True):
-            digest.update(json.dumps([_said(cell) for cell in row], separators=(",", ":")).encode())
+            digest.update(json.dumps([identity(cell) for cell in row], separators=(",", ":")).encode())
             digest.update(b"\n")
     return digest.hexdigest()
-
-
-def _said(cell: Any) -> Any:
-    return cell["sha256"] if isinstance(cell, dict) else cell

@@ -13,9 +13,24 @@ Files = str | list[str] | None
 Count = Annotated[int, Field(ge=1)]
 
 
+class Source(Section):
+    """One part of a corpus."""
+
+    train_file: str | list[str]
+    """A file, a glob, a folder, or a list of them."""
+    weight: float | None = Field(None, gt=0)
+    """Its share of the tokens, beside the other weights; unset for all: as many as it has."""
+
+
 class DataConfig(Section):
     """Rows: files (csv, tsv, jsonl, json, txt, parquet, arrow, zip of images) or a dataset of the Hugging Face hub."""
 
+    sources: list[Source] | None = Field(None, min_length=1)
+    """A corpus in place of `train_file`: tokenized once into memory-mapped files and read in blocks, for text that is
+    too much for memory, and for mixtures: `[{train_file: wiki/*.jsonl, weight: 0.7}, {train_file: code/*.jsonl, ...}]`.
+    """
+    preprocessing_num_workers: int = Field(1, ge=1)
+    """Processes that tokenize the sources."""
     train_file: Files = None
     """Training rows: a file, a glob, a folder, or a list of them. All files must have the same suffix. A folder (or a
     zip file) of images holds one folder per class."""
@@ -96,6 +111,9 @@ class DataConfig(Section):
     max_eval_samples: Count | None = None
     """Validate and test on the first so many rows only."""
 
+    allow_overlap: bool = False
+    """Train although more than 1 % of the validation or test rows are also training rows."""
+
     cache_dir: str | None = None
     """Folder for encoded rows; by default `graft` inside `HF_HOME`."""
 
@@ -111,6 +129,18 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         problems = []
+        weighted = [source.weight is not None for source in self.sources or []]
+        if any(weighted) and not all(weighted):
+            problems.append("data.sources: some have a weight and some have none; give one to each, or to none")
+        others = {"train_file": self.train_file, "dataset_name": self.dataset_name}
+        others |= {key: vars(self)[key] for key in ("validation_split_fraction", "max_train_samples")}
+        problems += [
+            f"data.{key}: does not go with data.sources; leave it out"
+            for key, given in others.items()
+            if self.sources and given is not None
+        ]
+        if self.sources and self.on_bad_row == "skip":
+            problems.append("data.on_bad_row: skip does not go with data.sources; leave it out")
         if self.train_file is not None and self.dataset_name is not None:
             problems.append("data.dataset_name: train_file is set too; keep the one to train on")
         if self.validation_split_fraction is not None:

@@ -6,14 +6,14 @@ import glob
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.columns import Kind, Problems, Row, build
+from pipeline.data.columns import Kind, Problems, Row, build, normal_rows
 from pipeline.data.image_folders import is_image_folder
 from pipeline.data.images import located
 from pipeline.data.readers import READERS, read
@@ -48,7 +48,7 @@ def load_splits(
     the first rows of each split.
     """
     sources = _given(config, datasets) if datasets is not None else _configured(config)
-    if not sources:
+    if not sources and not config.sources:
         raise ConfigError(
             "data.train_file: there are no rows; set it or data.dataset_name, or pass datasets={'train': ...}"
         )
@@ -73,6 +73,23 @@ def load_splits(
         if limit is not None and limit < len(dataset):
             splits[split] = dataset.select(range(limit))
     return splits
+
+
+def find_rows(
+    files: Sequence[str], columns: Mapping[str, Kind], config: DataConfig
+) -> tuple[Iterator[list[Any]], Problems]:
+    """The rows of some files in normal form, one at a time, and what turns out to be wrong with them."""
+    problems = Problems()
+    return normal_rows(_rows("train", list(files), columns, config, problems), columns, problems), problems
+
+
+def files_of(patterns: str | list[str], key: str) -> list[str]:
+    """The files that some patterns stand for, each once. Raises DataError, naming `key`, when there are none."""
+    problems = Problems()
+    listed = [patterns] if isinstance(patterns, str) else patterns
+    found = [str(file) for pattern in listed for file in find_files(pattern, key, problems)]
+    problems.raise_any()
+    return list(dict.fromkeys(found))
 
 
 def places_of(config: DataConfig, split: str, column: str, rows: Iterable[int]) -> dict[int, str]:

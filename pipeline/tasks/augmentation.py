@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.config import Section
-from pipeline.errors import ConfigError
 
 TRIES = 10
 
@@ -24,15 +23,10 @@ class RandomResizedCrop(Section):
 
     @model_validator(mode="after")
     def _in_order(self) -> RandomResizedCrop:
-        problems = []
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            problems.append(
-                f"task.random_resized_crop.scale: {self.scale}; expected two shares, 0 < first <= second <= 1"
-            )
+            raise ValueError(f"scale is {self.scale}, expected two shares of the area, 0 < first <= second <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            problems.append(f"task.random_resized_crop.ratio: {self.ratio}; expected 0 < first <= second")
-        if problems:
-            raise ConfigError(problems)
+            raise ValueError(f"ratio is {self.ratio}, expected two widths per height, 0 < first <= second")
         return self
 
 

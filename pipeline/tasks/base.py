@@ -70,6 +70,10 @@ class Task:
         """The columns a row must have, by name, with the kind of each."""
         raise NotImplementedError
 
+    def inputs(self) -> list[str]:
+        """The columns in which two rows are compared to see whether a split shares rows with the training rows."""
+        return [name for name, kind in self.columns().items() if kind not in ("label", "labels", "tags", "number")]
+
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
         """Fix the label map from the training rows and check every split against it. Nothing to do without labels."""
 
@@ -110,6 +114,11 @@ class Task:
         """Feature -> column of the rows that `collate` reads as it is (images): kept beside the encoded rows, not
         copied into their cache. Only for tasks that make one feature row of each row."""
         return {}
+
+    @property
+    def packs(self) -> bool:
+        """Whether the rows are pieces of plain text that `encode` leaves whole, to be cut into blocks."""
+        return False
 
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
         """Rearrange encoded rows into other rows (blocks of a fixed length, say). The default leaves them alone."""

@@ -66,7 +66,7 @@ class CausalLM(Task):
             return self._encode_pairs(*(list(rows[column]) for column in self.columns()))
         (column,) = self.columns()
         features = encode_text(self.tokenizer, rows[column], end=True)
-        return features if self._packs else predicted(truncated(features, self.max_length), self.tokenizer.bos_token_id)
+        return features if self.packs else predicted(truncated(features, self.max_length), self.tokenizer.bos_token_id)
 
     def _encode_pairs(self, prompts: list[str], responses: list[str]) -> Features:
         """Prompt and response are tokenized apart, so that no token straddles the border of what is learned."""
@@ -85,11 +85,11 @@ class CausalLM(Task):
         return features
 
     @property
-    def _packs(self) -> bool:
+    def packs(self) -> bool:
         return not self.prompted and self.data.packing != "none"
 
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
-        return blocks(batches, block_size=self.max_length) if self._packs else batches
+        return blocks(batches, block_size=self.max_length) if self.packs else batches
 
     def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
         rows = [feature["input_ids"] for feature in features]

@@ -50,7 +50,7 @@ class MaskedLM(Task):
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         (column,) = self.columns()
-        if self._packs:
+        if self.packs:
             return encode_text(self.tokenizer, rows[column], end=False)
         features = self.tokenizer(list(rows[column]), verbose=False)
         full = [len(row) for row in features["input_ids"]]
@@ -58,11 +58,11 @@ class MaskedLM(Task):
         return truncated({"input_ids": cut, "num_bytes": [0.0] * len(cut), "full_length": full}, self.max_length)
 
     @property
-    def _packs(self) -> bool:
+    def packs(self) -> bool:
         return self.data.packing == "blocks"
 
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
-        return blocks(batches, block_size=self.max_length) if self._packs else batches
+        return blocks(batches, block_size=self.max_length) if self.packs else batches
 
     def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
         rows, labels = zip(
@@ -106,7 +106,7 @@ class MaskedLM(Task):
         return ["perplexity", "token_accuracy"]
 
     def unlearnable(self, features: Any) -> np.ndarray:
-        around = 0 if self._packs else self.tokenizer.num_special_tokens_to_add()
+        around = 0 if self.packs else self.tokenizer.num_special_tokens_to_add()
         return np.flatnonzero(np.asarray(features["length"]) <= around)
 
     def trained_positions(self, batch: Batch) -> Tensor:

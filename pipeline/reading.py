@@ -1,0 +1,170 @@
+"""From a configuration to rows and features: read, checked against each other, encoded; cheap things first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import models
+from pipeline.corpora import read_sources
+from pipeline.data import Overlap, fingerprint, identity, load_splits, overlap, places_of, see
+from pipeline.encoding import encoded, refuse_unlearnable
+from pipeline.errors import ConfigError, DataError, nearest
+from pipeline.evaluation import load_metrics
+from pipeline.models.limit import length_limit
+from pipeline.optim import movements
+from pipeline.settings import make_task, strategies_of
+from pipeline.stopping import StopRequest
+from pipeline.strategies import Strategy
+from pipeline.tasks import Task
+
+DEFAULT_MAX_LENGTH = 1024
+OVERLAP_LIMIT = 0.01
+"""Share of a split's rows that may be training rows too."""
+
+
+@dataclass
+class Data:
+    """What a run learns from and is scored on."""
+
+    config: Any
+    task: Task
+    rows: dict[str, Any]
+    """Split -> rows in normal form (datasets.Dataset)."""
+    splits: dict[str, Any]
+    """Split -> encoded rows with `length` and `truncated`."""
+    fingerprints: dict[str, str]
+    overlaps: dict[str, Overlap]
+    """Split -> how much of it is in the training rows."""
+    sizes: dict[str, int]
+    """Split -> its rows (of a corpus: documents)."""
+    repeated: dict[str, int]
+    """Split -> rows that repeat an earlier one."""
+    shares: list[dict[str, Any]]
+    """Of `data.sources`: what an epoch takes from each."""
+
+    def shared_rows(self, split: str) -> list[str]:
+        """The first rows of a split that are training rows too, each as a sentence with both places."""
+        pairs = self.overlaps[split].first if split in self.overlaps else []
+        return shared(self.config.data, self.task, self.rows, split, pairs)
+
+
+def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, refuse: bool = True) -> Data:
+    """Rows and features of all splits. Raises ConfigError or DataError with all problems found.
+
+    `refuse=False` lets rows through that are in two splits.
+    """
+    models.prepare_hub(
+        {f"model.{key}": vars(config.model)[key] for key in ("model_name_or_path", "tokenizer_name_or_path")},
+        revision=config.model.revision,
+    )
+    task = make_task(config)
+    models.check_start(config.model, task.model_class)
+    rows = load_splits(config.data, task.columns(), datasets=datasets, poll=stop.poll)
+    sources = config.data.sources if datasets is None else None
+    if "train" not in rows and not sources:
+        raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
+    stop.poll()
+    task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
+    check_best_metric(config, task)
+    _use_processing(config, task)
+    check_model(config, task)
+    corpora = read_sources(config, task, stop) if sources else None
+    seen = {split: see(part, task.inputs()) for split, part in rows.items()}
+    if corpora:
+        seen["train"] = corpora.seen()
+    overlaps = {split: overlap(seen["train"], part, task.inputs()) for split, part in rows.items() if split != "train"}
+    if refuse and not config.data.allow_overlap:
+        _refuse_overlap(config, task, rows, overlaps)
+    stop.poll()
+    prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
+    stop.poll()
+    splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
+    refuse_unlearnable(task, splits)
+    if corpora:
+        prints, splits = {"train": corpora.fingerprint, **prints}, {"train": corpora.blocks, **splits}
+    sizes = {split: found.rows for split, found in seen.items()}
+    repeated = {split: found.repeated for split, found in seen.items()}
+    return Data(config, task, rows, splits, prints, overlaps, sizes, repeated, corpora.shares if corpora else [])
+
+
+def _refuse_overlap(config: Any, task: Task, rows: Mapping[str, Any], overlaps: Mapping[str, Overlap]) -> None:
+    problems = []
+    for split, found in overlaps.items():
+        if found.share > OVERLAP_LIMIT:
+            problems.append(
+                f"data.{split}_file: {found.normalized} of {found.rows} {split} rows ({100 * found.share:.1f} %) are "
+                f"training rows too, {found.exact} of them letter by letter; what they score is memory. Take them out "
+                "of one of the two, or set data.allow_overlap: true"
+            )
+            problems += shared(config.data, task, rows, split, found.first)
+    if problems:
+        raise DataError(problems)
+
+
+def shared(data: Any, task: Task, rows: Mapping[str, Any], split: str, pairs: list[tuple[int, int]]) -> list[str]:
+    """Pairs of row numbers (in the split, in train) as sentences."""
+    column = task.inputs()[0]
+    here = places_of(data, split, column, [number for number, _ in pairs])
+    numbers = [number for _, number in pairs]
+    if data.sources:
+        there = {number: f"document {number + 1} of data.sources" for number in numbers}
+    else:
+        there = places_of(data, "train", column, numbers)
+    return [f"{here[number]}: is also {there[seen]}: {_shorten(rows[split][number][column])}" for number, seen in pairs]
+
+
+def _shorten(cell: Any) -> str:
+    shown = repr(identity(cell))
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def check_model(config: Any, task: Task) -> None:
+    """Refuse a start, or a strategy, that cannot work, from names and shapes alone: no weight is read or drawn."""
+    model = models.outline(
+        config.model,
+        model_class=task.model_class,
+        model_kwargs=task.model_kwargs(),
+        tokenizer=task.tokenizer,
+        new_parameters=task.new_parameters,
+    )
+    strategies = list(strategies_of(config).values())
+    for strategy in strategies:
+        strategy.check(model, task)
+    if all(type(strategy).wrap is Strategy.wrap for strategy in strategies):
+        movements(model, [strategy.rules(model, task) for strategy in strategies], config.optim.weight_decay)
+
+
+def check_best_metric(config: Any, task: Task) -> None:
+    """Refuse a metric that is not there, and a metric_for_best_model that nothing will report.
+
+    Metrics of the user's own may report any name.
+    """
+    try:
+        load_metrics(config.eval.metrics)
+    except ConfigError as error:
+        raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
+    wanted, known = config.eval.metric_for_best_model, ["loss", *task.metrics()]
+    if wanted is not None and wanted not in known and not config.eval.metrics:
+        raise ConfigError(
+            f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "
+            "(or add it to eval.metrics)"
+        )
+
+
+def _use_processing(config: Any, task: Task) -> None:
+    """Give the task what turns its rows into inputs."""
+    if task.modality == "image":
+        task.use_image_processor(models.load_image_processor(config.model))
+    else:
+        tokenizer = models.load_tokenizer(config.model)
+        task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
+
+
+def _max_length(config: Any, tokenizer: Any) -> int:
+    limit = length_limit(config.model, tokenizer)
+    asked = config.data.max_length
+    if limit is not None and asked is not None and asked > limit:
+        raise ConfigError(f"data.max_length: {asked} is more than this model's {limit} positions; give at most {limit}")
+    return asked or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
