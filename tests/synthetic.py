@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def picture(words: list[str]) -> Any:
     """Noise, brighter in one half when the words speak of cats, in the other when of dogs."""
-    pixels = np.random.default_rng([len(word) for word in words]).integers(0, 120, (20, 24, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(list(" ".join(words).encode())).integers(0, 120, (20, 24, 3), dtype=np.uint8)
     pixels[:, :12] += np.uint8(120 * ("cat" in words))
     pixels[:, 12:] += np.uint8(120 * ("dog" in words))
     return Image.fromarray(pixels)
