@@ -102,9 +102,9 @@ MNIST = {
             "image_size": 28,
             "patch_size": 7,
             "num_channels": 1,
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 4,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
             "num_attention_heads": 4,
         }
     },
@@ -112,9 +112,9 @@ MNIST = {
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.1,
     "weight_decay": 0.05,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "train_batch_size": 64,
-    "num_train_epochs": 15,
+    "num_train_epochs": 8,
     "seed": 0,
 }
 
