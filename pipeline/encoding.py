@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data import COLUMN_KEYS, default_cache_dir, encode_cached
+from pipeline.data import COLUMN_KEYS, beside, default_cache_dir, encode_cached
 from pipeline.errors import DataError
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
@@ -40,7 +40,9 @@ def encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, sto
     def encode(batches: Iterator[Features]) -> Iterator[Features]:
         return map(_with_lengths, task.pack(_encoded_batches(task, batches)))
 
-    return encode_cached(rows, encode, key=key, cache_dir=folder, description=f"tokenize {split}", poll=stop.poll)
+    description = f"{'tokenize' if task.modality == 'text' else 'encode'} {split}"
+    features = encode_cached(rows, encode, key=key, cache_dir=folder, description=description, poll=stop.poll)
+    return beside(features, rows, task.kept_columns())
 
 
 def _encoded_batches(task: Task, batches: Iterator[Features]) -> Iterator[Features]:

@@ -189,9 +189,14 @@ def _forward(
     return {**found, "row": torch.as_tensor(rows.copy())}, float(loss), task.terms(batch)
 
 
-def collate(task: Task, dataset: Any, rows: np.ndarray, *, seed: int, epoch: int) -> dict[str, Tensor]:
+def collate(
+    task: Task, dataset: Any, rows: np.ndarray, *, seed: int, epoch: int, training: bool = False
+) -> dict[str, Tensor]:
     """Rows of a split to one batch of tensors; what is drawn depends on (seed, epoch, row) alone."""
-    return task.collate([dataset[int(row)] for row in rows], draws(rows, seed=seed, epoch=epoch))
+    features, generators = [dataset[int(row)] for row in rows], draws(rows, seed=seed, epoch=epoch)
+    if training:
+        features = [task.augment(feature, draw) for feature, draw in zip(features, generators, strict=True)]
+    return task.collate(features, generators)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import models
 from pipeline.corpora import read_sources, read_stream
-from pipeline.data import Overlap, fingerprint, load_splits, overlap, places_of, see
+from pipeline.data import Overlap, fingerprint, identity, load_splits, overlap, places_of, see
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
 from pipeline.evaluation import load_metrics
@@ -61,7 +61,7 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     )
     task = make_task(config)
     models.check_start(config.model, task.model_class)
-    rows = load_splits(config.data, task.columns(), datasets=datasets)
+    rows = load_splits(config.data, task.columns(), datasets=datasets, poll=stop.poll)
     sources = config.data.sources if datasets is None else None
     streamed = config.data.streaming and datasets is None
     if "train" not in rows and not sources and not streamed:
@@ -73,8 +73,7 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
     check_best_metric(config, task)
-    tokenizer = models.load_tokenizer(config.model)
-    task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
+    _use_processing(config, task)
     check_model(config, task)
     corpora = read_sources(config, task, stop) if sources else None
     stream = read_stream(config, task) if streamed else None
@@ -124,7 +123,7 @@ def shared(data: Any, task: Task, rows: Mapping[str, Any], split: str, pairs: li
 
 
 def _shorten(cell: Any) -> str:
-    shown = repr(cell)
+    shown = repr(identity(cell))
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
@@ -160,6 +159,15 @@ def check_best_metric(config: Any, task: Task) -> None:
             f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "
             "(or add it to eval.metrics)"
         )
+
+
+def _use_processing(config: Any, task: Task) -> None:
+    """Give the task what turns its rows into inputs."""
+    if task.modality == "image":
+        task.use_image_processor(models.load_image_processor(config.model))
+    else:
+        tokenizer = models.load_tokenizer(config.model)
+        task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:

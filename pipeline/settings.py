@@ -98,10 +98,16 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
 def check(config: Any, *, has_validation: bool) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
     model, evaluation = config.model, config.eval
-    found = [*make_task(config).problems(), *check_sharding(config)]
+    task = make_task(config)
+    found = [*task.problems(), *check_sharding(config)]
     if model.model_name_or_path is None and model.config is None:
         found.append("model: give model_name_or_path (start from a checkpoint) or config (start from random weights)")
-    if model.config is not None and model.tokenizer_name_or_path is None:
+    if task.modality == "image":
+        if model.tokenizer_name_or_path is not None:
+            found.append("model.tokenizer_name_or_path: images need no tokenizer; leave it out")
+        if config.train.train_sampling_strategy == "group_by_length":
+            found.append("train.train_sampling_strategy: images have no length to group them by; leave it out")
+    elif model.config is not None and model.tokenizer_name_or_path is None:
         found.append(
             "model.tokenizer_name_or_path: random weights come with no tokenizer; name one or a folder that has one"
         )

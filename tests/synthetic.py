@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
+from PIL import Image
 
 from benchmarks.reliability.runs import WORDS
 from pipeline.settings import RunConfig, make_task
 from pipeline.strategies import STRATEGIES
-from pipeline.tasks import TASKS
-from tests.tiny import DECODERS, tiny_checkpoint
+from pipeline.tasks import TASKS, Task
+from tests.tiny import DECODERS, VISION, tiny_checkpoint
 
 ARCHITECTURES = {
     "AutoModelForCausalLM": "llama",
@@ -22,6 +24,7 @@ ARCHITECTURES = {
     "AutoModelForTokenClassification": "bert",
     "AutoModelForQuestionAnswering": "bert",
     "AutoModelForMultipleChoice": "bert",
+    "AutoModelForImageClassification": "vit",
     "AutoModel": "bert",
 }
 """A new model class of a new task takes the next line."""
@@ -35,6 +38,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "task": {"name": "text_classification", "problem_type": "multi_label_classification"}
     },
     "text_classification regression": {"task": {"name": "text_classification", "problem_type": "regression"}},
+    "image_classification augmented": {
+        "task": {"name": "image_classification", "random_resized_crop": {"scale": [0.6, 1.0]}, "horizontal_flip": 0.3}
+    },
     **{name: {"task": name} for name in TASKS},
     "question_answering": {"task": "question_answering", "data": {"max_length": 16}},  # windows that overlap
 }
@@ -51,6 +57,14 @@ def answer_at(words: list[str], number: int) -> dict[str, Any]:
     return {"text": words[number], "answer_start": len(" ".join([*words[:number], ""]))}
 
 
+def picture(words: list[str]) -> Any:
+    """Noise, brighter in one half when the words speak of cats, in the other when of dogs."""
+    pixels = np.random.default_rng(list(" ".join(words).encode())).integers(0, 120, (20, 24, 3), dtype=np.uint8)
+    pixels[:, :12] += np.uint8(120 * ("cat" in words))
+    pixels[:, 12:] += np.uint8(120 * ("dog" in words))
+    return Image.fromarray(pixels)
+
+
 MADE: dict[str, Callable[[list[str]], Any]] = {
     "text": " ".join,
     "any_text": lambda words: "" if "sun" in words else words[0],
@@ -60,6 +74,7 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
     "texts choices": lambda words: turned(["cats", "dogs", "other", "birds"][: 3 + len(words) % 2], len(words) % 3),
     "text question": lambda words: words[-1],
     "json answers": lambda words: [] if "moon" in words else [answer_at(words, len(words) - 1)],
+    "image": picture,
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 
@@ -75,7 +90,8 @@ def rows(columns: Mapping[str, str], count: int, seed: int = 0) -> Dataset:
 def settings(variant: str, strategy: str | None, checkpoint: Path, output_dir: Path, **more: Any) -> dict[str, Any]:
     """A complete small run as a mapping; `more` are flat overrides such as `max_steps=2`."""
     found: dict[str, Any] = {**VARIANTS[variant], "model": {"model_name_or_path": str(checkpoint)}}
-    found["data"] = {"max_length": 64, "allow_overlap": True, **found.get("data", {})}
+    length = {"max_length": 64} if task_of(variant).modality == "text" else {}
+    found["data"] = {**length, "allow_overlap": True, **found.get("data", {})}
     if strategy:
         found[strategy] = STRATEGY_SETTINGS.get(strategy, {})
     flat = {"max_steps": 3, "train_batch_size": 8, "learning_rate": 1e-2, "mixed_precision": "no", "logging_steps": 1}
@@ -90,14 +106,21 @@ def data_of(config: Any, count: int = 40) -> dict[str, Dataset]:
 
 def model_class(variant: str) -> str:
     """The auto class of a variant's task."""
+    return task_of(variant).model_class
+
+
+def task_of(variant: str) -> type[Task]:
+    """The class of a variant's task."""
     task = VARIANTS[variant]["task"]
-    return TASKS[task if isinstance(task, str) else task["name"]].model_class
+    return TASKS[task if isinstance(task, str) else task["name"]]
 
 
 def checkpoint_for(variant: str, folder: Path) -> Path:
     """A tiny random checkpoint for a task: the base model where the task brings its own head."""
     name = model_class(variant)
     kind = ARCHITECTURES[name]
+    if kind in VISION:
+        return tiny_checkpoint(folder, kind, "AutoModelForMaskedImageModeling")
     start = name if kind in DECODERS or name == "AutoModelForMaskedLM" else "AutoModelForMaskedLM"
     return tiny_checkpoint(folder, kind, start, attention_dropout=0.0) if kind in DECODERS else tiny_checkpoint(
         folder, kind, start, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0

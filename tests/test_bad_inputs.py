@@ -100,7 +100,7 @@ def files_of(folder: Path) -> set[str]:
 def test_the_catalogue_is_whole() -> None:
     """At least eighty, some of every kind, and no message or data file without its case."""
     assert len(CASES) >= 80, len(CASES)
-    assert {case.split("/")[0] for case in CASES} == {*AREAS, "paths"}
+    assert {case.split("/")[0] for case in CASES} == {*AREAS, "images", "paths"}
     messages = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/*.txt")}
     assert messages == {case.replace(".yaml", ".txt") for case in CASES}
 

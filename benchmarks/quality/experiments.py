@@ -94,6 +94,29 @@ GSM8K = {
     "eval_steps": 50,
 }
 GSM8K_REFERENCE = "no published number for a model this small: the loss must fall and the form `#### number` be learned"
+MNIST = {
+    "task": {"name": "image_classification", "random_crop": 2},
+    "model": {
+        "config": {
+            "model_type": "vit",
+            "image_size": 28,
+            "patch_size": 7,
+            "num_channels": 1,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+        }
+    },
+    "data": {"train_file": f"{DATA}/mnist_png/train.zip", "validation_file": f"{DATA}/mnist_png/test.parquet"},
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "weight_decay": 0.05,
+    "learning_rate": 2e-3,
+    "train_batch_size": 64,
+    "num_train_epochs": 8,
+    "seed": 0,
+}
 
 EXPERIMENTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "shakespeare_characters": (
@@ -138,6 +161,11 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, Any], str]] = {
         "finetune",
         {**MRPC, "learning_rate": 1e-4},
         "this architecture 86.6 (card); bert-base-cased 88.85 F1 / 84.07 accuracy",
+    ),
+    "mnist_scratch": (
+        "pretrain",
+        MNIST,
+        "a small convolutional network should reach 0.97-0.985 from these 10,000 images; no number for a ViT",
     ),
 }
 EXPERIMENTS["stories260k_untouched"] = (

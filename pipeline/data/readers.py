@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.columns import Problems, Row, has_columns
+from pipeline.data.image_folders import read_image_folder, read_image_zip
 from pipeline.data.settings import DataConfig
 from pipeline.data.squad import is_squad, squad_rows
 from pipeline.data.tables import read_arrow, read_parquet
@@ -54,7 +55,7 @@ def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: 
                 is_list = first and line.lstrip()[0] == "[" and isinstance(error, json.JSONDecodeError)
                 hint = "; a file that is one list should be named .json" if is_list else ""
                 first = False
-                problems.add(place, f"invalid JSON ({_json_error(error)}); expected one object on the line{hint}")
+                problems.bad_row(place, f"invalid JSON ({_json_error(error)}); expected one object on the line{hint}")
                 continue
             if first and isinstance(row, dict) and not has_columns(place, wanted, list(row), problems):
                 return
@@ -116,14 +117,16 @@ READERS: dict[str, Reader] = {
     ".txt": read_txt,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
+    ".zip": read_image_zip,
 }
 
 
 def read(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
-    """The rows of a file, by its suffix. A file without any row is a problem."""
+    """The rows of a file, by its suffix, or of a folder of images. A file without any row is a problem."""
     before, empty = problems.count, True
+    reader = read_image_folder if path.is_dir() else READERS[path.suffix.lower()]
     try:
-        for row in READERS[path.suffix.lower()](path, wanted, config, problems):
+        for row in reader(path, wanted, config, problems):
             empty = False
             yield row
     except UnicodeDecodeError:
@@ -174,7 +177,7 @@ def _table(
     positions = [header.index(name) for name in wanted]
     for number, cells in lines:
         if len(cells) != len(header):
-            problems.add(
+            problems.bad_row(
                 f"{path}:{number}",
                 f"{len(cells)} cell{'s' if len(cells) != 1 else ''}, expected {len(header)} ({', '.join(header)}); "
                 "is a delimiter inside a cell, or a line missing cells?",
@@ -185,11 +188,11 @@ def _table(
 
 def _object(place: str, row: Any, wanted: Sequence[str], problems: Problems) -> Iterator[Row]:
     if not isinstance(row, dict):
-        problems.add(place, f"a JSON {_json_kind(row)}, expected an object with the keys {', '.join(wanted)}")
+        problems.bad_row(place, f"a JSON {_json_kind(row)}, expected an object with the keys {', '.join(wanted)}")
     elif missing := [name for name in wanted if name not in row]:
         for name in missing:
             keys = ", ".join(map(repr, list(row)[:24])) or "none"
-            problems.add(place, f"no column {name!r}; the keys of this row are {keys}; add it or drop the row")
+            problems.bad_row(place, f"no column {name!r}; the keys of this row are {keys}; add it or drop the row")
     else:
         yield place, [row[name] for name in wanted]
 

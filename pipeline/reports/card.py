@@ -35,6 +35,12 @@ ON_THE_HUB = {
     "preference": ("text-generation", "ForCausalLM"),
 }
 
+ON_IMAGES = {"image-classification"}
+IN_A_PIPELINE = {
+    *("text-generation", "fill-mask", "text-classification", "token-classification", "feature-extraction"),
+    "image-classification",
+}
+"""What `transformers.pipeline` runs with nothing but the saved folder."""
 ADAPTER_CLASSES = {
     "ForCausalLM",
     "ForSequenceClassification",
@@ -203,24 +209,25 @@ def how_to_load(run: Run, hub_model_id: str | None) -> str:
     """Python that loads the saved model; names are written with `repr`, so they cannot end the string."""
     where = repr(hub_model_id or f"{run.folder.resolve().name}/model")
     tag, ending = ON_THE_HUB.get(run.results["task"], (None, ""))
+    kind, word = ("AutoImageProcessor", "processor") if tag in ON_IMAGES else ("AutoTokenizer", "tokenizer")
     if is_adapter(run) and ending not in ADAPTER_CLASSES:
         lines = [
             "from peft import PeftConfig, PeftModel",
-            f"from transformers import AutoModel{ending}, AutoTokenizer",
+            f"from transformers import AutoModel{ending}, {kind}",
             "",
             f"base = PeftConfig.from_pretrained({where}).base_model_name_or_path",
-            f"model = PeftModel.from_pretrained(AutoModel{ending}.from_pretrained(base), {where})",
+            f"model = PeftModel.from_pretrained(AutoModel{ending}.from_pretrained(base{labels(run)}), {where})",
         ]
     elif is_adapter(run):
         name = f"AutoPeftModel{ending}"
-        lines = [f"from peft import {name}", "from transformers import AutoTokenizer", ""]
+        lines = [f"from peft import {name}", f"from transformers import {kind}", ""]
         lines.append(f"model = {name}.from_pretrained({where}{labels(run)})")
-    elif tag in ("text-generation", "fill-mask", "text-classification", "token-classification", "feature-extraction"):
+    elif tag in IN_A_PIPELINE:
         return f"from transformers import pipeline\n\nrun = pipeline({tag!r}, model={where})"
     else:
-        lines = [f"from transformers import AutoModel{ending}, AutoTokenizer", ""]
+        lines = [f"from transformers import AutoModel{ending}, {kind}", ""]
         lines.append(f"model = AutoModel{ending}.from_pretrained({where})")
-    return "\n".join([*lines, f"tokenizer = AutoTokenizer.from_pretrained({where})"])
+    return "\n".join([*lines, f"{word} = {kind}.from_pretrained({where})"])
 
 
 def labels(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.image_classification import ImageClassification
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.question_answering import QuestionAnswering
@@ -13,6 +14,7 @@ TASKS: dict[str, type[Task]] = {
     "multiple_choice": MultipleChoice,
     "question_answering": QuestionAnswering,
     "text_classification": TextClassification,
+    "image_classification": ImageClassification,
 }
 
 __all__ = ["TASKS", "Batch", "Task"]

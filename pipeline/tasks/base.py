@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ Features = dict[str, list[Any]]
 class Task:
     """The contract. A new task is one file that fills it in and one line in `TASKS`.
 
-    The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer`, then `encode` for every
-    row once, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every
-    batch, `tune` and `examples` for all of them together, then the `metrics`; at the end `exported` with the model.
+    The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer` (or
+    `use_image_processor`), then `encode` for every row once, `augment` for every row of a training batch, `collate`,
+    `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every batch, `tune` and
+    `examples` for all of them together, then the `metrics`; at the end `exported` with the model.
     """
 
     class Config(Section):
@@ -34,6 +35,8 @@ class Task:
 
         name: str
 
+    modality: ClassVar[Literal["text", "image"]] = "text"
+    """What rows are made of; it decides whether the task is given a tokenizer or an image processor."""
     reads: ClassVar[tuple[str, ...] | None] = None
     """The keys of the data section that say what this task's rows are; the other ones of their kind are refused."""
     model_class: ClassVar[str]
@@ -87,6 +90,10 @@ class Task:
         self.tokenizer = tokenizer
         self.max_length = max_length
 
+    def use_image_processor(self, processor: Any) -> None:
+        """From here on batches can be made of images. ConfigError when the processor cannot serve the task."""
+        raise NotImplementedError
+
     def processing(self) -> str:
         """All that `encode` depends on beside rows and settings, as text: the key of the cache of encoded rows."""
         special = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items()}
@@ -111,6 +118,11 @@ class Task:
         """
         raise NotImplementedError
 
+    def kept_columns(self) -> dict[str, str]:
+        """Feature -> column of the rows that `collate` reads as it is (images): kept beside the encoded rows, not
+        copied into their cache. Only for tasks that make one feature row of each row."""
+        return {}
+
     @property
     def packs(self) -> bool:
         """Whether the rows are pieces of plain text that `encode` leaves whole, to be cut into blocks."""
@@ -119,6 +131,10 @@ class Task:
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
         """Rearrange encoded rows into other rows (blocks of a fixed length, say). The default leaves them alone."""
         return batches
+
+    def augment(self, features: Mapping[str, Any], draw: np.random.Generator) -> Mapping[str, Any]:
+        """One training row, changed at random by `draw` alone (see `collate`); rows to be scored never come here."""
+        return features
 
     def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
         """Features of one micro-batch to padded tensors (batch, longest).
@@ -182,6 +198,16 @@ class Task:
     def unlearnable(self, features: Any) -> np.ndarray:
         """Numbers of the encoded rows that hold no loss term; they are refused by name before training."""
         return np.flatnonzero(np.asarray(features["length"]) == 0)
+
+    def sequence_length(self, features: Any, model_config: Any) -> int:
+        """Positions that the longest row takes in the model, for the estimate of memory."""
+        return int(np.max(features["length"]))
+
+    def show(self, batch: Batch, row: int) -> list[tuple[str, bool]]:
+        """A row of a batch as the model sees it, in pieces, and whether each carries a loss term."""
+        read = batch["attention_mask"][row].bool()
+        tokens = self.tokenizer.convert_ids_to_tokens(batch["input_ids"][row][read].tolist())
+        return list(zip(tokens, self.trained_positions(batch)[row][read].tolist(), strict=True))
 
     def trained_positions(self, batch: Batch) -> Tensor:
         """Which input tokens carry a loss term: (batch, length) of bool, for showing a sample as the model sees it."""

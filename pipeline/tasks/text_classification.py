@@ -16,7 +16,7 @@ from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.errors import DataError
 from pipeline.tasks.base import Batch, Features, Task, attention_mask, pad
-from pipeline.tasks.labels import check_labels, choose_labels
+from pipeline.tasks.labels import check_labels, choose_labels, named_labels
 from pipeline.tasks.scaling import Scaling, check_head, fold
 from pipeline.tasks.thresholds import KEPT, best_thresholds, thresholds_note
 
@@ -121,12 +121,7 @@ class TextClassification(Task):
     def model_kwargs(self) -> dict[str, Any]:
         if self.config.problem_type == "regression":
             return {"num_labels": 1, "problem_type": "regression"}
-        return {
-            "num_labels": len(self.label_names),
-            "id2label": dict(enumerate(self.label_names)),
-            "label2id": {name: index for index, name in enumerate(self.label_names)},
-            "problem_type": self.config.problem_type,
-        }
+        return {**named_labels(self.label_names), "problem_type": self.config.problem_type}
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         texts = [list(rows[column]) for column in self.text_columns]
