@@ -188,9 +188,8 @@ def _prepare(
     model = build_model(config, task)
     stop.poll()
     strategies = strategies_of(config)
-    found = movements(
-        model, [strategy.rules(model, task) for strategy in strategies.values()], config.optim.weight_decay
-    )
+    rules = [task.rules(model), *(strategy.rules(model, task) for strategy in strategies.values())]
+    found = movements(model, rules, config.optim.weight_decay)
     apply(model, found)
     if config.train.gradient_checkpointing:
         checkpoint_activations(model)
@@ -206,11 +205,12 @@ def check_model(config: Any, task: Task) -> None:
         tokenizer=task.tokenizer,
         new_parameters=task.new_parameters,
     )
-    strategies = list(strategies_of(config).values())
+    strategies, rules = list(strategies_of(config).values()), task.rules(model)
     for strategy in strategies:
         strategy.check(model, task)
     if all(type(strategy).wrap is Strategy.wrap for strategy in strategies):
-        movements(model, [strategy.rules(model, task) for strategy in strategies], config.optim.weight_decay)
+        asked = (strategy.rules(model, task) for strategy in strategies)
+        movements(model, [rules, *asked], config.optim.weight_decay)
 
 
 def check_best_metric(config: Any, task: Task) -> None:

@@ -35,6 +35,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "task": {"name": "text_classification", "problem_type": "multi_label_classification"}
     },
     "text_classification regression": {"task": {"name": "text_classification", "problem_type": "regression"}},
+    "embedding scored": {
+        "task": {"name": "embedding", "score_range": [0, 3]},
+        "data": {"text_column": ["sentence1", "sentence2"], "label_column": "score"},
+    },
     **{name: {"task": name} for name in TASKS},
 }
 """Every task, and the forms that some have."""
@@ -46,6 +50,8 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
     "label": lambda words: "cats" if "cat" in words else "dogs" if "dog" in words else "other",
     "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],
     "number": lambda words: len(words) / 4,
+    "text positive": lambda words: " ".join(reversed(words)),
+    "text sentence2": lambda words: words[0],
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 

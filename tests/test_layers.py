@@ -22,6 +22,7 @@ LAYERS = [
     "settings encoding",
     "loop",
     "step",
+    "across_rows",
     "training",
     "export sharding feed",
     "evaluation",

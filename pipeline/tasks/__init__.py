@@ -2,11 +2,13 @@
 
 from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.embedding import Embedding
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.text_classification import TextClassification
 
 TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
+    "embedding": Embedding,
     "masked_lm": MaskedLM,
     "text_classification": TextClassification,
 }
