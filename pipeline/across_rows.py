@@ -62,7 +62,7 @@ def whole_batch(training: Training, portion: Portion, seed: Callable[[], None]) 
     (gradient,) = torch.autograd.grad(loss, representations)
     seed()
     places = (torch.from_numpy(np.searchsorted(numbers, part.rows)).to(gradient.device) for part in portion.parts)
-    return WholeBatch(float(loss) if processes.is_main else 0.0, [gradient[place] for place in places])
+    return WholeBatch(float(loss.detach()) if processes.is_main else 0.0, [gradient[place] for place in places])
 
 
 def _represented(training: Training, portion: Portion) -> Rows:

@@ -40,6 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "data": {"text_column": ["sentence1", "sentence2"], "label_column": "score"},
     },
     **{name: {"task": name} for name in TASKS},
+    # the usual scale of 20 makes gradients, and what rounding does to them, many times those of the other tasks
+    "embedding": {"task": {"name": "embedding", "scale": 5.0}},
 }
 """Every task, and the forms that some have."""
 
@@ -90,7 +92,7 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
     """A tiny random checkpoint for a task: the base model where the task brings its own head."""
     name = model_class(variant)
     kind = ARCHITECTURES[name]
-    start = name if kind in DECODERS or name == "AutoModelForMaskedLM" else "AutoModelForMaskedLM"
+    start = name if kind in DECODERS or name in ("AutoModelForMaskedLM", "AutoModel") else "AutoModelForMaskedLM"
     return tiny_checkpoint(folder, kind, start, attention_dropout=0.0) if kind in DECODERS else tiny_checkpoint(
         folder, kind, start, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformers import AutoConfig
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from pipeline.errors import ConfigError
 
@@ -43,11 +43,13 @@ def pooling_of(place: str) -> Pooling | None:
     if settings is None:
         return None
     found = settings.get("pooling_mode") or [mode for key, mode in MODES.items() if settings.get(key)]
-    (mode, *more) = [found] if isinstance(found, str) else found or ["mean"]
-    if mode not in ("mean", "cls") or more:
-        shown = " and ".join([mode, *more])
-        raise ConfigError(f"task.pooling: {place} pools by {shown}; expected mean or cls: say which one to train with")
-    return mode
+    found = [found] if isinstance(found, str) else found or ["mean"]
+    if found == ["mean"]:
+        return "mean"
+    if found == ["cls"]:
+        return "cls"
+    shown = " and ".join(found)
+    raise ConfigError(f"task.pooling: {place} pools by {shown}; expected mean or cls: say which one to train with")
 
 
 def _read(place: str, name: str) -> Any:
