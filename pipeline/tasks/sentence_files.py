@@ -70,6 +70,8 @@ def write_sentence_files(folder: Path, *, pooling: Pooling, normalize: bool, max
     for path in kinds.values():
         (folder / path).mkdir(exist_ok=True)
     width = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
+    if (folder / "adapter_config.json").exists():  # transformers takes an adapter with a config.json for a whole model
+        (folder / "config.json").unlink()
     modes = {key: mode == pooling for key, mode in MODES.items()}
     files = {
         "modules.json": modules,
