@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.across_rows import whole_batch
 from pipeline.api import read_config, run_recipe
+from pipeline.data.batching import MicroBatch
 from pipeline.errors import ConfigError
 from pipeline.prepare import prepare
 from pipeline.tasks.embedding import Embedding, competition, rank_of_positive
@@ -97,6 +101,33 @@ def test_out_of_memory_in_the_first_pass_halves(
     halved = [line["micro_batch_size"] for line in map(json.loads, lines) if line["event"] == "out_of_memory"]
     assert halved == [2] or halved == [3, 1] or halved == [2, 1], halved
     assert worst_difference(weights(tmp_path / "fits"), weights(tmp_path / "halved")) < 2e-6
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_out_of_memory_in_the_first_pass_is_told_to_all(here: bool) -> None:
+    """The others would wait for its embeddings: each says how it went before any are sent."""
+    said = []
+
+    def represent(model: Any, batch: Any) -> Any:
+        if here:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.zeros(1, 2, 3), {}
+
+    def total(unfit: bool) -> list[float]:
+        said.append(unfit)
+        return [1.0]
+
+    accelerator = SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext)
+    training: Any = SimpleNamespace(
+        task=SimpleNamespace(across_rows=True, represent=represent),
+        processes=SimpleNamespace(count=2, total=total),
+        model=torch.nn.Linear(1, 1),
+        accelerator=accelerator,
+    )
+    portion: Any = SimpleNamespace(batches=[{}], parts=[MicroBatch(np.array([0]))])
+    with pytest.raises(MemoryError, match="a process has run out of memory"):
+        whole_batch(training, portion, lambda: None)
+    assert said == [here]
 
 
 def test_loss_of_a_split_does_not_depend_on_how_it_is_cut(checkpoint: Path, tmp_path: Path) -> None:
