@@ -86,7 +86,7 @@ def test_second_pass_draws_what_the_first_one_drew(
 def test_out_of_memory_in_the_first_pass_halves(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sgd = {"name": "sgd", "momentum": 0.0, "learning_rate": 0.1, "train_batch_size": 7}
+    sgd: dict[str, Any] = {"name": "sgd", "momentum": 0.0, "learning_rate": 0.1, "train_batch_size": 7}
     run_with(checkpoint, tmp_path / "fits", **sgd)
     represent = Embedding.represent
 
@@ -99,7 +99,7 @@ def test_out_of_memory_in_the_first_pass_halves(
     run_with(checkpoint, tmp_path / "halved", micro_batch_size=6, **sgd)
     lines = (tmp_path / "halved" / "metrics.jsonl").read_text().splitlines()
     halved = [line["micro_batch_size"] for line in map(json.loads, lines) if line["event"] == "out_of_memory"]
-    assert halved == [2] or halved == [3, 1] or halved == [2, 1], halved
+    assert halved == [2]
     assert worst_difference(weights(tmp_path / "fits"), weights(tmp_path / "halved")) < 2e-6
 
 
