@@ -102,10 +102,12 @@ def evaluate(
     loss, terms, stopped = processes.total(*total, stop())
     if stopped:
         raise stop.stopped()
-    gathered = _gather(parts, processes.accelerator)
+    gathered = _gather(parts, processes)
     if tune:
         task.tune(gathered)
     columns = task.examples(gathered, rows, dataset)
+    if task.across_rows:  # what a batch says of its own rows depends on where the split was cut
+        loss = float(np.sum(columns["loss"]))
     result = {"loss": loss / terms}
     for name, metric in metrics.items():
         result.update(_compute(name, metric, columns))
@@ -204,18 +206,13 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
-def _gather(parts: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, np.ndarray]:
+def _gather(parts: list[Part], processes: Processes) -> dict[str, np.ndarray]:
     """All rows of all processes in row order. Plain tensors on the wire: nothing is pickled."""
     columns = {key: torch.cat([part[key].cpu() for part in parts]) for key in parts[0]}
-    if accelerator.num_processes > 1:
-        padded = {
-            key: accelerator.pad_across_processes(value.to(accelerator.device), dim=0, pad_index=-1)
-            for key, value in columns.items()
-        }
-        columns = {key: accelerator.gather(value).cpu() for key, value in padded.items()}
-    known = columns["row"] >= 0
-    order = torch.argsort(columns["row"][known])
-    return {key: value[known][order].numpy() for key, value in columns.items() if key != "row"}
+    if processes.count > 1:
+        columns = to_device(columns, processes.accelerator.device)
+    everyone = processes.in_row_order(columns)
+    return {key: value.cpu().numpy() for key, value in everyone.items() if key != "row"}
 
 
 def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float]:

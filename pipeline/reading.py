@@ -137,11 +137,12 @@ def check_model(config: Any, task: Task) -> None:
         new_parameters=task.new_parameters,
     )
     task.check(model, random=start_of(config) == "random")
-    strategies = list(strategies_of(config).values())
+    strategies, rules = list(strategies_of(config).values()), task.rules(model)
     for strategy in strategies:
         strategy.check(model, task)
     if all(type(strategy).wrap is Strategy.wrap for strategy in strategies):
-        movements(model, [strategy.rules(model, task) for strategy in strategies], config.optim.weight_decay)
+        asked = (strategy.rules(model, task) for strategy in strategies)
+        movements(model, [rules, *asked], config.optim.weight_decay)
 
 
 def check_best_metric(config: Any, task: Task) -> None:

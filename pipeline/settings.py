@@ -97,9 +97,10 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
 
 def check(config: Any, *, has_validation: bool) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
-    model, evaluation = config.model, config.eval
-    task = make_task(config)
+    model, evaluation, task = config.model, config.eval, make_task(config)
     found = [*task.problems(), *check_sharding(config)]
+    if task.across_rows and config.train.train_batch_size == 1:
+        found.append("train.train_batch_size: rows of a batch are compared with each other here; give more than 1")
     if model.model_name_or_path is None and model.config is None:
         found.append("model: give model_name_or_path (start from a checkpoint) or config (start from random weights)")
     if task.modality == "image":

@@ -41,8 +41,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "image_classification augmented": {
         "task": {"name": "image_classification", "random_resized_crop": {"scale": [0.6, 1.0]}, "horizontal_flip": 0.3}
     },
+    "embedding scored": {
+        "task": {"name": "embedding", "score_range": [0, 3]},
+        "data": {"text_column": ["sentence1", "sentence2"], "label_column": "score"},
+    },
     **{name: {"task": name} for name in TASKS},
     "question_answering": {"task": "question_answering", "data": {"max_length": 16}},  # windows that overlap
+    # the usual scale of 20 makes gradients, and what rounding does to them, many times those of the other tasks
+    "embedding": {"task": {"name": "embedding", "scale": 5.0}},
 }
 """Every task, and the forms that some have."""
 
@@ -75,6 +81,8 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
     "text question": lambda words: words[-1],
     "json answers": lambda words: [] if "moon" in words else [answer_at(words, len(words) - 1)],
     "image": picture,
+    "text positive": lambda words: " ".join(reversed(words)),
+    "text sentence2": lambda words: words[0],
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 
@@ -121,7 +129,7 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
     kind = ARCHITECTURES[name]
     if kind in VISION:
         return tiny_checkpoint(folder, kind, "AutoModelForMaskedImageModeling")
-    start = name if kind in DECODERS or name == "AutoModelForMaskedLM" else "AutoModelForMaskedLM"
+    start = name if kind in DECODERS or name in ("AutoModelForMaskedLM", "AutoModel") else "AutoModelForMaskedLM"
     return tiny_checkpoint(folder, kind, start, attention_dropout=0.0) if kind in DECODERS else tiny_checkpoint(
         folder, kind, start, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )  # fmt: skip

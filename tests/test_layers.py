@@ -27,6 +27,7 @@ LAYERS = [
     "settings encoding",
     "loop",
     "step",
+    "across_rows",
     "training",
     "export sharding feed",
     "evaluation",

@@ -45,6 +45,8 @@ BY_HAND: dict[str, tuple[Columns, float]] = {
     # 12 bits over 6 bytes
     "bits_per_byte": ({"nll": [3 * math.log(8), 1 * math.log(8)], "num_bytes": [4.5, 1.5]}, 2.0),
     "token_accuracy": ({"correct": [3, 0], "tokens": [4, 2]}, 1 / 2),
+    "retrieval_accuracy": ({"rank": [1, 2, 11, 1]}, 1 / 2),
+    "mrr_at10": ({"rank": [1, 2, 11, 10]}, (1 + 1 / 2 + 0 + 1 / 10) / 4),
 }
 
 # name, columns, value: what the documentation of `evaluate` and scikit-learn prints for these predictions
@@ -77,6 +79,8 @@ REFERENCE: dict[str, Callable[..., float]] = {
     "perplexity": lambda nll, tokens: float(np.exp(nll.sum() / tokens.sum())),
     "bits_per_byte": lambda nll, num_bytes: float(nll.sum() / np.log(2) / num_bytes.sum()),
     "token_accuracy": lambda correct, tokens: float(np.repeat(1, correct.sum()).sum() / tokens.sum()),
+    "retrieval_accuracy": lambda rank: float(np.sum(rank < 2) / len(rank)),
+    "mrr_at10": lambda rank: sum(1 / value for value in rank.tolist() if value <= 10) / len(rank),
 }
 
 
@@ -85,6 +89,7 @@ def random_columns(name: str, rows: int = 57) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(sum(map(ord, name)))
     tokens = draw.integers(1, 40, rows)
     named = {
+        "rank": draw.integers(1, 15, rows),
         "tokens": tokens,
         "correct": draw.integers(0, tokens + 1),
         "nll": draw.gamma(2.0, 3.0, rows),
@@ -140,7 +145,7 @@ def test_every_metric(name: str) -> None:
 def test_every_metric_was_run() -> None:
     if not ran:
         pytest.skip("run the whole file")
-    assert ran == set(OVER_NUMBERS) == set(BY_HAND) == set(REFERENCE) and len(ran) == 15
+    assert ran == set(OVER_NUMBERS) == set(BY_HAND) == set(REFERENCE) and len(ran) == 17
 
 
 def test_each_metric_says_which_way_is_better() -> None:

@@ -19,6 +19,7 @@ from pipeline.metrics.classification import (
 from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
 from pipeline.metrics.loading import load
 from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
+from pipeline.metrics.retrieval import MRRAt10, RetrievalAccuracy
 
 __all__ = ["METRICS", "LocalMetric", "load_metric"]
 
@@ -40,6 +41,8 @@ METRICS: dict[str, type[LocalMetric]] = {
     "token_accuracy": TokenAccuracy,
     "squad_exact_match": SquadExactMatch,
     "squad_f1": SquadF1,
+    "retrieval_accuracy": RetrievalAccuracy,
+    "mrr_at10": MRRAt10,
 }
 
 

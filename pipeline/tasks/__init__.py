@@ -2,6 +2,7 @@
 
 from pipeline.tasks.base import Batch, Task
 from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.embedding import Embedding
 from pipeline.tasks.image_classification import ImageClassification
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.multiple_choice import MultipleChoice
@@ -10,6 +11,7 @@ from pipeline.tasks.text_classification import TextClassification
 
 TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
+    "embedding": Embedding,
     "masked_lm": MaskedLM,
     "multiple_choice": MultipleChoice,
     "question_answering": QuestionAnswering,

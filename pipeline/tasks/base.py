@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Section
 from pipeline.data import COLUMN_KEYS, DataConfig, Kind
+from pipeline.optim.rules import Rule
 
 IGNORED = -100
 """Label of a position that is not learned from (the value PyTorch's cross-entropy ignores)."""
@@ -48,6 +49,11 @@ class Task:
     """What is said of the rows in `unlearnable`."""
     main_metric: str = "loss"
     """The metric that picks the best checkpoint unless the user names another."""
+    across_rows: bool = False
+    """Whether the loss of a row depends on the other rows of the global batch, as with in-batch negatives.
+
+    Such a task fills in `represent` and `loss_of`, so that how a batch is cut does not change its loss, and its
+    `examples` give a column `loss`, one number per row, since the loss of a split must not depend on that either."""
 
     def __init__(self, config: Any, data: DataConfig):
         self.config = config
@@ -110,6 +116,10 @@ class Task:
         """What the model's config must say for this task: number of labels, their names, problem type."""
         return {}
 
+    def rules(self, model: nn.Module) -> list[Rule]:
+        """How parameters may move before any strategy has its say: multiplier 0 for those that the loss never reads."""
+        return []
+
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         """Columns of rows to columns of features, with `full_length` (tokens before truncation, int).
 
@@ -150,6 +160,14 @@ class Task:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss as a sum over `terms` (never a mean), and the logits."""
+        raise NotImplementedError
+
+    def represent(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Batch]:
+        """What the loss needs of a batch when `across_rows`: (rows, ...) with gradients, and columns without them."""
+        raise NotImplementedError
+
+    def loss_of(self, representations: Tensor, columns: Batch) -> Tensor:
+        """The loss of all rows of a global batch, a sum over its terms, from what `represent` gave for its parts."""
         raise NotImplementedError
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
