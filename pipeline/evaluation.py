@@ -206,5 +206,8 @@ def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float
     missing = [key for key in features if key not in columns]
     if missing:
         raise ConfigError(f"eval.metrics: {name} needs {', '.join(features)}, and this task gives {', '.join(columns)}")
-    result = metric.compute(**{key: columns[key] for key in features})
+    try:
+        result = metric.compute(**{key: columns[key] for key in features})
+    except TypeError as error:
+        raise ConfigError(f"eval.metrics: {name} does not fit what this task gives ({error})") from error
     return {key: float(value) for key, value in result.items() if isinstance(value, (int, float, np.number))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "task": {"name": "text_classification", "problem_type": "multi_label_classification"}
     },
     "text_classification regression": {"task": {"name": "text_classification", "problem_type": "regression"}},
+    "token_classification spans": {
+        "task": {"name": "token_classification", "label_format": "spans", "label_all_tokens": True, "stride": 3},
+        "data": {"max_length": 12},
+    },
     **{name: {"task": name} for name in TASKS},
 }
 """Every task, and the forms that some have."""
@@ -46,6 +51,15 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
     "label": lambda words: "cats" if "cat" in words else "dogs" if "dog" in words else "other",
     "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],
     "number": lambda words: len(words) / 4,
+    "texts": list,
+    "tags": lambda words: [f"B-{word}" if word in ("cat", "dog") else "O" for word in words],
+    "json spans": lambda words: json.dumps(
+        [
+            {"start": sum(map(len, words[:place])) + place, "end": len(" ".join(words[: place + 1])), "label": word}
+            for place, word in enumerate(words)
+            if word in ("cat", "dog")
+        ]
+    ),
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,7 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DataConfig(Section):
-    """Rows: files (csv, tsv, jsonl, json, txt, parquet, arrow) or a dataset of the Hugging Face hub."""
+    """Rows: files (csv, tsv, jsonl, json, txt, conll, conllu, parquet, arrow) or a dataset of the Hugging Face hub."""
 
     train_file: Files = None
     """Training rows: a file, a glob, a folder, or a list of them. All files must have the same suffix."""
@@ -107,6 +108,12 @@ class DataConfig(Section):
         except LookupError:
             raise ValueError(f"unknown text encoding {value!r}; expected utf-8, latin-1, cp1252, utf-16, ...") from None
         return value
+
+    @property
+    def codec(self) -> str:
+        """UTF-8 may start with a byte order mark (Excel writes one), which is not part of the first column's name."""
+        name = codecs.lookup(self.encoding).name
+        return "utf-8-sig" if name == "utf-8" else name
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

@@ -18,6 +18,7 @@ from pipeline.metrics.classification import (
 from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
 from pipeline.metrics.loading import load
 from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
+from pipeline.metrics.sequences import Seqeval
 
 __all__ = ["METRICS", "LocalMetric", "load_metric"]
 
@@ -37,6 +38,7 @@ METRICS: dict[str, type[LocalMetric]] = {
     "perplexity": Perplexity,
     "bits_per_byte": BitsPerByte,
     "token_accuracy": TokenAccuracy,
+    "seqeval": Seqeval,
 }
 
 

@@ -146,6 +146,10 @@ class Task:
         """Names of the metrics reported by default; each takes the `postprocess` columns it is declared over."""
         raise NotImplementedError
 
+    def reported(self) -> list[str]:
+        """Names of the numbers that those metrics give, for a task whose metrics give several each."""
+        return self.metrics()
+
     def unlearnable(self, features: Any) -> np.ndarray:
         """Numbers of the encoded rows that hold no loss term; they are refused by name before training."""
         return np.flatnonzero(np.asarray(features["length"]) == 0)
