@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from pipeline import out_of_memory
 from pipeline.config import Section
 from pipeline.data.batching import draws
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, UserError
 from pipeline.processes import Processes
 from pipeline.stopping import StopRequest
 from pipeline.tasks.base import Task
@@ -208,6 +208,8 @@ def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float
         raise ConfigError(f"eval.metrics: {name} needs {', '.join(features)}, and this task gives {', '.join(columns)}")
     try:
         result = metric.compute(**{key: columns[key] for key in features})
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:  # texts for numbers, lists for single values
         raise ConfigError(f"eval.metrics: {name} does not fit what this task gives ({error})") from error
     return {key: float(value) for key, value in result.items() if isinstance(value, (int, float, np.number))}

@@ -63,7 +63,7 @@ def _words_and_tags(path: Path, file: Iterator[str], problems: Problems) -> Iter
         if len(cells) == 1:
             problems.add(f"{path}:{number}", f"{line[:60]!r} is one cell; expected a word, a tab and its tag")
         elif len(cells) != len(first[1]):
-            problems.add(f"{path}:{number}", f"{len(cells)} cells, and line {first[0]} has {len(first[1])}")
+            problems.add(f"{path}:{number}", f"{len(cells)} cells, expected {len(first[1])} as on line {first[0]}")
         elif not cells[0] or not cells[-1].strip():
             missing = "word" if not cells[0] else "tag"
             problems.add(f"{path}:{number}", f"the {missing} is empty; expected a word first and its tag last")

@@ -19,16 +19,18 @@ def marks_entity(name: str) -> bool:
     return ENTITY_TAG.fullmatch(name) is not None
 
 
-def refuse_mixed(names: Sequence[str], column: str) -> None:
-    """DataError for a plain tag among entity tags: it is a slip, and no score would mean anything."""
-    plain = [name for name in names if name != OUTSIDE and not marks_entity(name)]
+def mixed(rows: Sequence[Sequence[str]], ids: Mapping[str, int], names: Sequence[str]) -> tuple[int, str] | None:
+    """The first row with a plain tag where others mark entities, and what is wrong with it: no score would hold."""
     begin = [name for name in names if name.startswith("B-")]
-    if plain and begin:
-        raise DataError(
-            f"data.label_column: {begin[0]!r} says that the tags in {column!r} mark entities, and "
-            f"{', '.join(map(repr, plain[:5]))} {'does' if len(plain) == 1 else 'do'} not; expected O, B-x and I-x "
-            "(or E-x, S-x, L-x, U-x) alone, or no tag with B-"
-        )
+    for number, row in enumerate(rows if begin else []):
+        for tag in row:
+            name = names[ids[tag]]
+            if name != OUTSIDE and not marks_entity(name):
+                return number, (
+                    f"the tag {tag!r} marks no entity, and {begin[0]!r} does; expected O, B-x and I-x (or E-x, S-x, "
+                    "L-x, U-x) alone, or no tag with B-"
+                )
+    return None
 
 
 def within(names: Sequence[str], tag: int) -> int:

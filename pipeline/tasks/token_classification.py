@@ -15,11 +15,11 @@ from torch.nn import functional
 from pipeline.config import Section
 from pipeline.data import Kind, places_of
 from pipeline.data.columns import SHOWN, Problems
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
 from pipeline.tasks.labels import check_labels, choose_labels
 from pipeline.tasks.spans import OUTSIDE, Span, cuts_a_word, problems_of, read_spans, tags_of, words_of
-from pipeline.tasks.tags import marks_entity, most_frequent, refuse_mixed, tags_of_spans, within
+from pipeline.tasks.tags import marks_entity, mixed, most_frequent, tags_of_spans, within
 from pipeline.tasks.windows import Window, needs_spaces, windows_of
 
 STRIDE = 64
@@ -110,7 +110,9 @@ class TokenClassification(Task):
             tags = splits["train"][self.label_column]
             self.label_names, self.label_ids = choose_labels(tags, self.data.label_names, checkpoint_labels)
             check_labels(splits, self.label_column, self.label_ids, self.data)
-            refuse_mixed(self.label_names, self.label_column)
+            if found := mixed(tags, self.label_ids, self.label_names):
+                place = places_of(self.data, "train", self.label_column, [found[0]])[found[0]]
+                raise DataError(f"{place}: {found[1]}")
         if OUTSIDE in self.label_names:
             self.missing = self.label_names.index(OUTSIDE)
         else:
@@ -135,8 +137,8 @@ class TokenClassification(Task):
             if len(text) == len(labels):
                 return []
             return [
-                f"{len(text)} words in {self.text_column!r} and {len(labels)} tags in {self.label_column!r}; "
-                "expected one tag per word"
+                f"{self.text_column!r} has {len(text)} and {self.label_column!r} {len(labels)} entries; expected one "
+                "tag per word"
             ]
         if not text.strip():
             return [f"{self.text_column!r} holds no word, only white space; drop the row"]
