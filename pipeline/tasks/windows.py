@@ -77,16 +77,14 @@ def _windows(parts: Sequence[Any], stride: int) -> list[Window]:
 def owners(starts: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
     """Per token of a row the window that sees most of what is around it: (tokens,) of int; of equals the earlier.
 
-    What a token sees is the smaller number of tokens on its two sides, where a side on which the row itself ends
-    counts as whole (the maximal context of Devlin et al., 2019, in their code for SQuAD).
+    What a token sees is the smaller number of tokens on its two sides (the maximal context of Devlin et al., 2019, in
+    their code for SQuAD). Where the row itself ends nothing is missing on that side; the choice is the same.
     """
     total = starts[-1] + lengths[-1]
     owner, most = np.zeros(total, dtype=np.int64), np.full(total, -1)
     for number, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         inside = slice(start, start + length)
-        left = np.arange(length) if start > 0 else np.full(length, total)
-        right = np.arange(length)[::-1] if start + length < total else np.full(length, total)
-        seen = np.minimum(left, right)
+        seen = np.minimum(np.arange(length), np.arange(length)[::-1])
         better = seen > most[inside]
         owner[inside][better], most[inside][better] = number, seen[better]
     return owner
