@@ -19,7 +19,7 @@ from pipeline import out_of_memory
 from pipeline.bootstrap import columns_of, numbers
 from pipeline.config import Section
 from pipeline.data.batching import draws
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, UserError
 from pipeline.processes import Processes
 from pipeline.stopping import StopRequest
 from pipeline.tasks.base import Task
@@ -220,4 +220,9 @@ def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float
     missing = [key for key in taken if key not in columns]
     if missing:
         raise ConfigError(f"eval.metrics: {name} needs {', '.join(taken)}, and this task gives {', '.join(columns)}")
-    return numbers(metric.compute(**{key: columns[key] for key in taken}))
+    try:
+        return numbers(metric.compute(**{key: columns[key] for key in taken}))
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:  # texts for numbers, lists for single values
+        raise ConfigError(f"eval.metrics: {name} does not fit what this task gives ({error})") from error

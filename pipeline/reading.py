@@ -72,7 +72,7 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
         )
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
-    check_best_metric(config, task)
+    check_best_metric(config, task, scored=bool(set(rows) - {"train"}))
     _use_processing(config, task)
     check_model(config, task)
     corpora = read_sources(config, task, stop) if sources else None
@@ -145,16 +145,16 @@ def check_model(config: Any, task: Task) -> None:
         movements(model, [rules, *asked], config.optim.weight_decay)
 
 
-def check_best_metric(config: Any, task: Task) -> None:
-    """Refuse a metric that is not there, and a metric_for_best_model that nothing will report.
+def check_best_metric(config: Any, task: Task, *, scored: bool) -> None:
+    """Refuse a metric that is not there or lacks a package, and a metric_for_best_model that nothing will report.
 
     Metrics of the user's own may report any name.
     """
     try:
-        load_metrics(config.eval.metrics)
+        load_metrics([*(task.metrics() if scored else []), *config.eval.metrics])
     except ConfigError as error:
         raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
-    wanted, known = config.eval.metric_for_best_model, ["loss", *task.metrics()]
+    wanted, known = config.eval.metric_for_best_model, ["loss", *task.reported()]
     if wanted is not None and wanted not in known and not config.eval.metrics:
         raise ConfigError(
             f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,6 +46,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "task": {"name": "embedding", "score_range": [0, 3]},
         "data": {"text_column": ["sentence1", "sentence2"], "label_column": "score"},
     },
+    "token_classification spans": {
+        "task": {"name": "token_classification", "label_format": "spans", "label_all_tokens": True, "stride": 3},
+        "data": {"max_length": 12},
+    },
     **{name: {"task": name} for name in TASKS},
     "question_answering": {"task": "question_answering", "data": {"max_length": 16}},  # windows that overlap
     # the usual scale of 20 makes gradients, and what rounding does to them, many times those of the other tasks
@@ -83,6 +88,15 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
     "image": picture,
     "text positive": lambda words: " ".join(reversed(words)),
     "text sentence2": lambda words: words[0],
+    "texts": list,
+    "tags": lambda words: [f"B-{word}" if word in ("cat", "dog") else "O" for word in words],
+    "json spans": lambda words: json.dumps(
+        [
+            {"start": sum(map(len, words[:place])) + place, "end": len(" ".join(words[: place + 1])), "label": word}
+            for place, word in enumerate(words)
+            if word in ("cat", "dog")
+        ]
+    ),
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 

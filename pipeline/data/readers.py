@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.columns import Problems, Row, has_columns
+from pipeline.data.conll import read_conll, read_conllu
 from pipeline.data.image_folders import read_image_folder, read_image_zip
 from pipeline.data.settings import DataConfig
 from pipeline.data.squad import is_squad, squad_rows
@@ -25,7 +26,7 @@ def read_csv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Pr
     delimiter = config.delimiter or ","
     old_limit = csv.field_size_limit(CELL_LIMIT)
     try:
-        with open(path, encoding=_codec(config), newline="") as file:
+        with open(path, encoding=config.codec, newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             yield from _table(path, _csv_lines(path, reader, problems), delimiter, wanted, config, problems)
     finally:
@@ -35,7 +36,7 @@ def read_csv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Pr
 def read_tsv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
     """Tab-separated cells without quoting: a quotation mark is text, as in the files of GLUE."""
     delimiter = config.delimiter or "\t"
-    with open(path, encoding=_codec(config), newline="\n") as file:
+    with open(path, encoding=config.codec, newline="\n") as file:
         lines = ((number, line.removesuffix("\n").removesuffix("\r")) for number, line in enumerate(file, start=1))
         cells = ((number, line.split(delimiter)) for number, line in lines if line)
         yield from _table(path, cells, delimiter, wanted, config, problems)
@@ -44,7 +45,7 @@ def read_tsv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Pr
 def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
     """One JSON object a line; blank lines are skipped."""
     first = True
-    with open(path, encoding=_codec(config), newline="\n") as file:
+    with open(path, encoding=config.codec, newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -65,7 +66,7 @@ def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: 
 
 def read_json(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
     """A JSON list of objects, or a file of SQuAD's, whose questions become rows."""
-    with open(path, encoding=_codec(config), newline="\n") as file:
+    with open(path, encoding=config.codec, newline="\n") as file:
         content = file.read()
     if not content.strip():
         return
@@ -90,7 +91,7 @@ def read_txt(path: Path, wanted: Sequence[str], config: DataConfig, problems: Pr
     """One column, `text`: the lines, the paragraphs (between blank lines) or the whole file. Blank ones are skipped."""
     if not has_columns(str(path), wanted, ["text"], problems):
         return
-    with open(path, encoding=_codec(config), newline="" if config.sample_by == "document" else None) as file:
+    with open(path, encoding=config.codec, newline="" if config.sample_by == "document" else None) as file:
         if config.sample_by == "document":
             document = file.read()
             if document.strip():
@@ -115,6 +116,10 @@ READERS: dict[str, Reader] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
     ".txt": read_txt,
+    ".conll": read_conll,
+    ".bio": read_conll,
+    ".iob": read_conll,
+    ".conllu": read_conllu,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
     ".zip": read_image_zip,
@@ -216,17 +221,11 @@ def _json_error(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _codec(config: DataConfig) -> str:
-    """UTF-8 may start with a byte order mark (Excel writes one), which is not part of the first column's name."""
-    name = codecs.lookup(config.encoding).name
-    return "utf-8-sig" if name == "utf-8" else name
-
-
 def _encoding_problem(path: Path, config: DataConfig) -> tuple[str, str]:
     """Line, byte offset and a guess; the file is decoded again because a stream's error counts from its buffer."""
     data = path.read_bytes()
     try:
-        data.decode(_codec(config))
+        data.decode(config.codec)
     except UnicodeDecodeError as error:
         offset, reason = error.start, error.reason
     place = f"{path}:{data.count(10, 0, offset) + 1}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Annotated, Literal
 
@@ -25,7 +26,8 @@ class Source(Section):
 
 
 class DataConfig(Section):
-    """Rows: files (csv, tsv, jsonl, json, txt, parquet, arrow, zip of images) or a dataset of the Hugging Face hub."""
+    """Rows: files (csv, tsv, jsonl, json, txt, conll, conllu, parquet, arrow, folders or zips of images) or a dataset of
+    the Hugging Face hub."""
 
     sources: list[Source] | None = Field(None, min_length=1)
     """A corpus in place of `train_file`: tokenized once into memory-mapped files and read in blocks, for text that is
@@ -133,6 +135,12 @@ class DataConfig(Section):
         except LookupError:
             raise ValueError(f"unknown text encoding {value!r}; expected utf-8, latin-1, cp1252, utf-16, ...") from None
         return value
+
+    @property
+    def codec(self) -> str:
+        """UTF-8 may start with a byte order mark (Excel writes one), which is not part of the first column's name."""
+        name = codecs.lookup(self.encoding).name
+        return "utf-8-sig" if name == "utf-8" else name
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

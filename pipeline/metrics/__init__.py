@@ -20,6 +20,7 @@ from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
 from pipeline.metrics.loading import load
 from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
 from pipeline.metrics.retrieval import MRRAt10, RetrievalAccuracy
+from pipeline.metrics.sequences import Seqeval
 
 __all__ = ["METRICS", "LocalMetric", "load_metric"]
 
@@ -43,6 +44,7 @@ METRICS: dict[str, type[LocalMetric]] = {
     "squad_f1": SquadF1,
     "retrieval_accuracy": RetrievalAccuracy,
     "mrr_at10": MRRAt10,
+    "seqeval": Seqeval,
 }
 
 

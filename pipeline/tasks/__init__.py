@@ -8,6 +8,7 @@ from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.question_answering import QuestionAnswering
 from pipeline.tasks.text_classification import TextClassification
+from pipeline.tasks.token_classification import TokenClassification
 
 TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
@@ -17,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
     "question_answering": QuestionAnswering,
     "text_classification": TextClassification,
     "image_classification": ImageClassification,
+    "token_classification": TokenClassification,
 }
 
 __all__ = ["TASKS", "Batch", "Task"]

@@ -201,6 +201,10 @@ class Task:
         """Names of the metrics reported by default; each takes the `postprocess` columns it is declared over."""
         raise NotImplementedError
 
+    def reported(self) -> list[str]:
+        """Names of the numbers that those metrics give, for a task whose metrics give several each."""
+        return self.metrics()
+
     def exported(self, model: nn.Module) -> nn.Module:
         """The model as it is to be saved for use (units put back, thresholds in its config, say)."""
         return model
