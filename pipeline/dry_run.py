@@ -118,13 +118,17 @@ def _samples(prepared: Prepared, console: Console) -> None:
     trained = task.trained_positions(batch)
     for row in range(len(rows)):
         length = int(batch["attention_mask"][row].sum())
+        features = prepared.splits["train"][int(rows[row])]
         text = Text(f"row {row + 1}: ", style="bold")
         for position in range(length):
             piece = task.tokenizer.convert_ids_to_tokens(int(batch["input_ids"][row, position]))
             learned = bool(trained[row, position])
             piece = f"[{piece}]" if learned and not console.is_terminal else piece
             text.append(clean(piece), style="bold green" if learned else "dim")
-        if "label" in prepared.splits["train"].column_names:
-            text.append(clean(f"  -> {prepared.splits['train'][int(rows[row])]['label']}"), style="bold green")
+        if "label" in features:
+            text.append(clean(f"  -> {features['label']}"), style="bold green")
+        if "target_ids" in features:
+            pieces = task.tokenizer.convert_ids_to_tokens(features["target_ids"])
+            text.append(clean(f"  -> {''.join(pieces)}"), style="bold green")
         console.print(text)
     console.print("(green, or in brackets: tokens that are learned)", style="dim", highlight=False, markup=False)

@@ -19,7 +19,7 @@ from pipeline.config import saying_where
 from pipeline.data import fingerprint, load_splits
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.evaluation import load_metrics
+from pipeline.evaluation import load_metrics, reported_names
 from pipeline.models.limit import length_limit
 from pipeline.optim import Movement, apply, movements
 from pipeline.output import check_output
@@ -206,6 +206,7 @@ def check_model(config: Any, task: Task) -> None:
         tokenizer=task.tokenizer,
         new_parameters=task.new_parameters,
     )
+    task.use_config(model.config)
     strategies = list(strategies_of(config).values())
     for strategy in strategies:
         strategy.check(model, task)
@@ -219,11 +220,15 @@ def check_best_metric(config: Any, task: Task) -> None:
     Metrics of the user's own may report any name.
     """
     try:
-        load_metrics(config.eval.metrics)
+        asked = load_metrics(config.eval.metrics)
     except ConfigError as error:
         raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
-    wanted, known = config.eval.metric_for_best_model, ["loss", *task.metrics()]
-    if wanted is not None and wanted not in known and not config.eval.metrics:
+    wanted = config.eval.metric_for_best_model
+    if wanted is None:
+        return
+    reported = [reported_names(metric) for metric in (*load_metrics(task.metrics()).values(), *asked.values())]
+    known = ["loss", *(name for names in reported for name in names or ())]
+    if wanted not in known and None not in reported:
         raise ConfigError(
             f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "
             "(or add it to eval.metrics)"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import dump
-from pipeline.evaluation import collate, evaluate, load_metrics, to_device
+from pipeline.evaluation import collate, evaluate, load_metrics, metric_settings, to_device
 from pipeline.export import check_reload, logits_of, save_model
 from pipeline.files import write_text
 from pipeline.heartbeat import Heartbeat
@@ -226,6 +226,7 @@ class Session:
             "main_metric": self.main_metric,
             "greater_is_better": config.eval.is_greater_better(self.main_metric),
             "metrics": metrics,
+            "metric_settings": metric_settings(self.metrics),
             "num_samples": {split: len(rows) for split, rows in self.prepared.splits.items()},
             "label_names": list(self.prepared.task.model_kwargs().get("id2label", {}).values()),
         }

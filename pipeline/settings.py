@@ -98,7 +98,8 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
 def check(config: Any, *, has_validation: bool) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
     model, evaluation = config.model, config.eval
-    found = [*make_task(config).problems(), *check_sharding(config)]
+    task = make_task(config)
+    found = [*task.problems(), *task.problems_within(config), *check_sharding(config)]
     if model.model_name_or_path is None and model.config is None:
         found.append("model: give model_name_or_path (start from a checkpoint) or config (start from random weights)")
     if model.config is not None and model.tokenizer_name_or_path is None:

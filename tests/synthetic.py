@@ -13,7 +13,7 @@ from benchmarks.reliability.runs import WORDS
 from pipeline.settings import RunConfig, make_task
 from pipeline.strategies import STRATEGIES
 from pipeline.tasks import TASKS
-from tests.tiny import DECODERS, tiny_checkpoint
+from tests.tiny import DECODERS, ENCODER_DECODERS, tiny_checkpoint
 
 ARCHITECTURES = {
     "AutoModelForCausalLM": "llama",
@@ -23,6 +23,7 @@ ARCHITECTURES = {
     "AutoModelForQuestionAnswering": "bert",
     "AutoModelForMultipleChoice": "bert",
     "AutoModel": "bert",
+    "AutoModelForSeq2SeqLM": "t5",
 }
 """A new model class of a new task takes the next line."""
 STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {"freeze": {"num_layers": 1}, "lora": {"r": 2, "lora_alpha": 4}}
@@ -36,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "text_classification regression": {"task": {"name": "text_classification", "problem_type": "regression"}},
     **{name: {"task": name} for name in TASKS},
+    "seq2seq": {"task": {"name": "seq2seq", "generate": {"max_new_tokens": 8}}},
 }
 """Every task, and the forms that some have."""
 
@@ -46,6 +48,7 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
     "label": lambda words: "cats" if "cat" in words else "dogs" if "dog" in words else "other",
     "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],
     "number": lambda words: len(words) / 4,
+    "text target": lambda words: " ".join(reversed(words)),
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 
@@ -84,6 +87,8 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
     """A tiny random checkpoint for a task: the base model where the task brings its own head."""
     name = model_class(variant)
     kind = ARCHITECTURES[name]
+    if kind in ENCODER_DECODERS:
+        return tiny_checkpoint(folder, kind, name, dropout_rate=0.0)
     start = name if kind in DECODERS or name == "AutoModelForMaskedLM" else "AutoModelForMaskedLM"
     return tiny_checkpoint(folder, kind, start, attention_dropout=0.0) if kind in DECODERS else tiny_checkpoint(
         folder, kind, start, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0

@@ -15,6 +15,7 @@ from pipeline.metrics.classification import (
     MultilabelF1Macro,
     MultilabelF1Micro,
 )
+from pipeline.metrics.generated import Bleu, Chrf, ExactMatch, NumericMatch, Rouge
 from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
 from pipeline.metrics.loading import load
 from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
@@ -37,6 +38,11 @@ METRICS: dict[str, type[LocalMetric]] = {
     "perplexity": Perplexity,
     "bits_per_byte": BitsPerByte,
     "token_accuracy": TokenAccuracy,
+    "bleu": Bleu,
+    "chrf": Chrf,
+    "rouge": Rouge,
+    "exact_match": ExactMatch,
+    "numeric_match": NumericMatch,
 }
 
 

@@ -24,9 +24,9 @@ Features = dict[str, list[Any]]
 class Task:
     """The contract. A new task is one file that fills it in and one line in `TASKS`.
 
-    The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer`, then `encode` for every
-    row once, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every
-    batch, `examples` for all of them together, then the `metrics`.
+    The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer`, `use_config`, then
+    `encode` for every row once, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and
+    `generate`) for every batch, `examples` for all of them together, then the `metrics`.
     """
 
     class Config(Section):
@@ -63,6 +63,10 @@ class Task:
         known = f"{', '.join(self.reads[:-1])} and {self.reads[-1]}" if self.reads[1:] else self.reads[0]
         return [f"data.{key}: {self.config.name} reads {known}; leave it out" for key in given]
 
+    def problems_within(self, config: Any) -> list[str]:
+        """Settings of other sections that do not go with this task's; `config` is the whole configuration."""
+        return []
+
     def columns(self) -> dict[str, Kind]:
         """The columns a row must have, by name, with the kind of each."""
         raise NotImplementedError
@@ -74,6 +78,12 @@ class Task:
         """From here on rows can be encoded; no row gets longer than `max_length` tokens."""
         self.tokenizer = tokenizer
         self.max_length = max_length
+
+    def use_config(self, config: Any) -> None:
+        """Read what the rows and batches need of the model's config (transformers' own); called before `encode`.
+
+        Raises ConfigError when this task's settings and the model do not fit.
+        """
 
     def processing(self) -> str:
         """All that `encode` depends on beside rows and settings, as text: the key of the cache of encoded rows."""
