@@ -27,6 +27,7 @@ from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, rest
 from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier
 from pipeline.prepare import Prepared, start_model
+from pipeline.samples import log_samples
 from pipeline.settings import start_of
 from pipeline.sharding import full_weights, shard
 from pipeline.stopping import StopRequest
@@ -174,6 +175,7 @@ class Session:
             seed=config.train.seed,
             stop=self.stop,
         )
+        log_samples(self.plain, self.prepared.task, self.processes, self.log.event, split=split, step=step)
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
             self.evaluating_seconds = self.evaluation_seconds  # the part that lies within training

@@ -23,7 +23,7 @@ LAYERS = [
     "loop",
     "step",
     "training",
-    "export sharding feed",
+    "export sharding feed samples",
     "evaluation",
     "checkpoint",
     "tracking manifest shards output",

@@ -140,6 +140,10 @@ class Task:
         """What the model writes for a batch, as further columns like those of `postprocess`; by default nothing."""
         return {}
 
+    def samples(self, model: nn.Module) -> list[tuple[str, str]]:
+        """Prompts of the settings, each with what the model writes after it, to be shown at every evaluation."""
+        return []
+
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         """From the columns of `postprocess`, one entry per feature row in order, to what the metrics take.
 

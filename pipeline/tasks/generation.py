@@ -13,11 +13,14 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from pipeline.config import Section
+from pipeline.errors import ConfigError
+from pipeline.models.fit import position_limit
 from pipeline.models.load import quiet
 from pipeline.tasks.base import IGNORED, Batch
 
 NOTHING = -1
 """Stands behind the end of a row of written ids."""
+MAX_NEW_TOKENS = 64
 TEXT_METRICS = ("bleu", "chrf", "rouge", "exact_match", "numeric_match")
 """Metrics that compare texts."""
 NEEDS = {"do_sample": ("temperature", "top_k", "top_p"), "num_beams": ("length_penalty", "early_stopping")}
@@ -168,6 +171,22 @@ def texts_of(ids: np.ndarray | Tensor, tokenizer: Any) -> list[str]:
     return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
+def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of texts that are to be continued: with the tokenizer's own special tokens, but no EOS at the end."""
+    rows = tokenizer(list(texts), verbose=False)["input_ids"]
+    return [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in rows]
+
+
+def continued(
+    model: Any, settings: GenerateConfig, prompts: Sequence[Sequence[int]], *, tokenizer: Any, width: int
+) -> list[str]:
+    """What the model writes after each prompt (token ids); do_sample draws from the prompt's number."""
+    device = next(model.parameters()).device
+    inputs = {key: value.to(device) for key, value in pad_left(prompts, tokenizer.pad_token_id).items()}
+    written = write(model, settings, inputs, tokenizer=tokenizer, width=width, seeds=range(len(prompts)))
+    return texts_of(written, tokenizer)
+
+
 def problems(settings: GenerateConfig | None) -> list[str]:
     """Settings of `task.generate` that do not go together, one sentence each."""
     if settings is None:
@@ -186,15 +205,48 @@ def problems(settings: GenerateConfig | None) -> list[str]:
     return found
 
 
-def problems_within(*, writes: bool, scores: bool, config: Any, advice: str) -> list[str]:
+def check_room(tokenizer: Any, config: Any, *, prompts: Sequence[Sequence[int]], longest: int, width: int) -> None:
+    """ConfigError when a decoder cannot go on from its prompts.
+
+    `prompts` are those of task.sample_prompts, `longest` is the tokens a prompt of a row has at most (0: none is
+    answered), `width` the tokens written at most; `config` is the model's.
+    """
+    if not prompts and not longest:
+        return
+    found = []
+    if tokenizer.eos_token_id is None:
+        found.append("task.generate: needs a tokenizer with an EOS token, which ends a text; this one has none")
+    found += [
+        f"task.sample_prompts: text {number} gives no token to go on from; write something in it"
+        for number, prompt in enumerate(prompts, start=1)
+        if not prompt
+    ]
+    limit = position_limit(config)
+    if limit is not None and longest + width > limit:
+        found.append(
+            f"data.max_length: prompts of up to {longest} tokens and {width} written ones are more than this model's "
+            f"{limit} positions; give at most {limit - width}, or a smaller task.generate.max_new_tokens"
+        )
+    size = max(map(len, prompts), default=0)
+    if limit is not None and prompts and size + width > limit:
+        found.append(
+            f"task.sample_prompts: {size} tokens and {width} written ones exceed this model's {limit} positions; "
+            "shorten them, or give a smaller task.generate.max_new_tokens"
+        )
+    if found:
+        raise ConfigError(found)
+
+
+def problems_within(config: Any, *, writes: bool, scores: bool, off: str, on: str) -> list[str]:
     """What in the rest of the configuration does not go with text that is written, or that is not.
 
-    `writes`: whether any text is written; `scores`: whether one is written for every row; `advice`: how to have that.
+    `writes`: whether any text is written, and `off` how to have none; `scores`: whether one is written for every row,
+    and `on` how to have that.
     """
     found = []
     if writes and config.train.fsdp:
-        found.append("train.fsdp: no text is written from weights in shares; set task.generate: false")
+        found.append(f"train.fsdp: no text is written from weights in shares; {off}")
     if not scores:
-        metrics = [name for name in config.eval.metrics if name in TEXT_METRICS]
-        found += [f"eval.metrics: {name} compares texts, and this run writes none; {advice}" for name in metrics]
+        names = ", ".join(name for name in config.eval.metrics if name in TEXT_METRICS)
+        found += [f"eval.metrics: texts are compared by {names}, and this run writes none; {on}"] if names else []
     return found

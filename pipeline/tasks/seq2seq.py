@@ -54,8 +54,8 @@ class Seq2Seq(Task):
 
     def problems_within(self, config: Any) -> list[str]:
         writes = self.config.generate is not None
-        advice = "take task.generate: false out"
-        return generation.problems_within(writes=writes, scores=writes, config=config, advice=advice)
+        off, on = "set task.generate: false", "take task.generate: false out"
+        return generation.problems_within(config, writes=writes, scores=writes, off=off, on=on)
 
     @property
     def source_column(self) -> str:
