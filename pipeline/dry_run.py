@@ -129,6 +129,7 @@ def _samples(prepared: Prepared, console: Console) -> None:
             text.append(clean(f"  -> {features['label']}"), style="bold green")
         if "target_ids" in features:
             pieces = task.tokenizer.convert_ids_to_tokens(features["target_ids"])
-            text.append(clean(f"  -> {''.join(pieces)}"), style="bold green")
+            shown = pieces if console.is_terminal else [f"[{piece}]" for piece in pieces]
+            text.append(clean(f"  -> {''.join(shown)}"), style="bold green")
         console.print(text)
     console.print("(green, or in brackets: tokens that are learned)", style="dim", highlight=False, markup=False)

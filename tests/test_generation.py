@@ -149,6 +149,7 @@ def test_from_scratch_and_in_low_precision(kind: str, tmp_path: Path) -> None:
     }
     run = run_recipe("pretrain", given, datasets=data_of(read_config("pretrain", given)))
     assert {"perplexity", "exact_match", "rouge1", "rouge2", "rougeL"} <= set(run.metrics)
+    assert list(run.results["metric_settings"]) == ["rouge"]
     settings = json.loads((tmp_path / "run" / "model" / "generation_config.json").read_text())
     pad, bos, eos = (AutoTokenizer.from_pretrained(tokenizer).convert_tokens_to_ids(f"[{name}]") for name in SPECIAL)
     assert settings["decoder_start_token_id"] == (pad if kind == "t5" else bos)
