@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +63,21 @@ def load_metrics(names: Sequence[str]) -> dict[str, Any]:
     from pipeline.metrics import load_metric
 
     return {name: load_metric(name) for name in names}
+
+
+def reported_names(metric: Any) -> tuple[str, ...] | None:
+    """The names under which a metric reports its numbers; None for one of the user's own, which may use any."""
+    from pipeline.metrics import LocalMetric
+
+    return (metric.reported or (metric.name,)) if isinstance(metric, LocalMetric) else None
+
+
+def metric_settings(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """How exactly the metrics score that others compute in other ways: their signatures, by the metric's name."""
+    from pipeline.metrics import LocalMetric
+
+    ours = {name: metric.signature for name, metric in metrics.items() if isinstance(metric, LocalMetric)}
+    return {name: signature for name, signature in ours.items() if signature is not None}
 
 
 def evaluate(

@@ -11,7 +11,7 @@ from pipeline.corpora import read_sources, read_stream
 from pipeline.data import Overlap, fingerprint, identity, load_splits, overlap, places_of, see
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.evaluation import load_metrics
+from pipeline.evaluation import load_metrics, reported_names
 from pipeline.models.limit import length_limit
 from pipeline.optim import movements
 from pipeline.settings import make_task, start_of, strategies_of
@@ -151,11 +151,13 @@ def check_best_metric(config: Any, task: Task, *, scored: bool) -> None:
     Metrics of the user's own may report any name.
     """
     try:
-        load_metrics([*(task.metrics() if scored else []), *config.eval.metrics])
+        load_metrics(task.metrics() if scored else [])
+        asked = [reported_names(metric) for metric in load_metrics(config.eval.metrics).values()]
     except ConfigError as error:
         raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
-    wanted, known = config.eval.metric_for_best_model, ["loss", *task.reported()]
-    if wanted is not None and wanted not in known and not config.eval.metrics:
+    wanted = config.eval.metric_for_best_model
+    known = ["loss", *task.reported(), *(name for names in asked for name in names or ())]
+    if wanted is not None and wanted not in known and None not in asked:
         raise ConfigError(
             f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "
             "(or add it to eval.metrics)"

@@ -16,10 +16,12 @@ def results_of(
     parameters: tuple[int, int],
     scores: Mapping[str, Mapping[str, float]],
     intervals: Mapping[str, Any],
+    settings: Mapping[str, str],
 ) -> dict[str, Any]:
     """What was trained, how far, and how it scores.
 
-    `parameters`: all and those that move; `scores`: split -> numbers of its last evaluation, with `num_samples`.
+    `parameters`: all and those that move; `scores`: split -> numbers of its last evaluation, with `num_samples`;
+    `settings`: metric -> how it counts, for those that can count in several ways.
     """
     config, state, task = prepared.config, training.state, prepared.task
     counts = {split: len(rows) for split, rows in prepared.splits.items()}
@@ -48,6 +50,7 @@ def results_of(
         "main_metric": training.main_metric,
         "greater_is_better": config.eval.is_greater_better(training.main_metric),
         "metrics": metrics,
+        "metric_settings": settings,
         "intervals": intervals,
         "num_samples": counts,
         "label_names": list(task.model_kwargs().get("id2label", {}).values()),

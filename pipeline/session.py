@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.bootstrap import Intervals
 from pipeline.config import dump
-from pipeline.evaluation import collate, evaluate, load_metrics, to_device
+from pipeline.evaluation import collate, evaluate, load_metrics, metric_settings, to_device
 from pipeline.export import check_reload, logits_of, save_model
 from pipeline.files import write_text
 from pipeline.heartbeat import Heartbeat
@@ -29,6 +29,7 @@ from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier
 from pipeline.prepare import Prepared, start_model
 from pipeline.results import results_of
+from pipeline.samples import log_samples
 from pipeline.sharding import full_weights, shard
 from pipeline.stopping import StopRequest
 from pipeline.tracking import RunLog, start_trackers
@@ -122,7 +123,9 @@ class Session:
         self.ended, self.peak = time.monotonic(), peak_memory_bytes(self.accelerator.device)
         if state.step > before:
             self.save(state)
-        return results_of(self.prepared, self.training, self.parameters, self._final(state), self.intervals.found)
+        scores = self._final(state)
+        settings = metric_settings(self.metrics)
+        return results_of(self.prepared, self.training, self.parameters, scores, self.intervals.found, settings)
 
     def _final(self, state: TrainState) -> dict[str, dict[str, float]]:
         """The scores of the weights that are kept."""
@@ -188,6 +191,7 @@ class Session:
             tune=split == "validation",
             look=partial(self.intervals.draw, split) if final else None,
         )
+        log_samples(self.plain, self.prepared.task, self.processes, self.log.event, split=split, step=step)
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
             self.evaluating_seconds = self.evaluation_seconds  # the part that lies within training

@@ -98,7 +98,7 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
 def check(config: Any, *, has_validation: bool) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
     model, evaluation, task = config.model, config.eval, make_task(config)
-    found = [*task.problems(), *check_sharding(config)]
+    found = [*task.problems(), *task.problems_within(config), *check_sharding(config)]
     if task.across_rows and config.train.train_batch_size == 1:
         found.append("train.train_batch_size: rows of a batch are compared with each other here; give more than 1")
     if model.model_name_or_path is None and model.config is None:

@@ -16,7 +16,7 @@ from benchmarks.reliability.runs import WORDS
 from pipeline.settings import RunConfig, make_task
 from pipeline.strategies import STRATEGIES
 from pipeline.tasks import TASKS, Task
-from tests.tiny import DECODERS, VISION, tiny_checkpoint
+from tests.tiny import DECODERS, ENCODER_DECODERS, VISION, tiny_checkpoint
 
 ARCHITECTURES = {
     "AutoModelForCausalLM": "llama",
@@ -27,6 +27,7 @@ ARCHITECTURES = {
     "AutoModelForMultipleChoice": "bert",
     "AutoModelForImageClassification": "vit",
     "AutoModel": "bert",
+    "AutoModelForSeq2SeqLM": "t5",
 }
 """A new model class of a new task takes the next line."""
 STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {"freeze": {"num_layers": 1}, "lora": {"r": 2, "lora_alpha": 4}}
@@ -54,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "question_answering": {"task": "question_answering", "data": {"max_length": 16}},  # windows that overlap
     # the usual scale of 20 makes gradients, and what rounding does to them, many times those of the other tasks
     "embedding": {"task": {"name": "embedding", "scale": 5.0}},
+    "seq2seq": {"task": {"name": "seq2seq", "generate": {"max_new_tokens": 8}}},
 }
 """Every task, and the forms that some have."""
 
@@ -97,6 +99,7 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
             if word in ("cat", "dog")
         ]
     ),
+    "text target": lambda words: " ".join(reversed(words)),
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 
@@ -143,6 +146,8 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
     kind = ARCHITECTURES[name]
     if kind in VISION:
         return tiny_checkpoint(folder, kind, "AutoModelForMaskedImageModeling")
+    if kind in ENCODER_DECODERS:
+        return tiny_checkpoint(folder, kind, name, dropout_rate=0.0)
     start = name if kind in DECODERS or name in ("AutoModelForMaskedLM", "AutoModel") else "AutoModelForMaskedLM"
     return tiny_checkpoint(folder, kind, start, attention_dropout=0.0) if kind in DECODERS else tiny_checkpoint(
         folder, kind, start, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0

@@ -61,6 +61,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named: dict[str, Any] = {"id2label": {0: "negative", 1: "positive"}}
     tiny_checkpoint(models / "bert", "bert", "AutoModelForMaskedLM")
     tiny_checkpoint(models / "llama", "llama", "AutoModelForCausalLM")
+    tiny_checkpoint(models / "t5", "t5", "AutoModelForSeq2SeqLM")
     tiny_checkpoint(models / "sentiment", "bert", "AutoModelForSequenceClassification", **named)
     tiny_checkpoint(models / "llama_classifier", "llama", "AutoModelForSequenceClassification")
     tiny_checkpoint(models / "few_tokens", "bert", "AutoModelForMaskedLM", vocab_size=64)

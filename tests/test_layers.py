@@ -29,7 +29,7 @@ LAYERS = [
     "step",
     "across_rows",
     "training",
-    "export sharding feed",
+    "export sharding feed samples",
     "evaluation",
     "bootstrap checkpoint",
     "tracking manifest shards output",

@@ -43,7 +43,7 @@ def test_config_runs(path: Path, tmp_path: Path) -> None:
         if task.modality == "text":
             small["tokenizer_name_or_path"] = str(tiny_tokenizer(tmp_path / "start", style="decoder"))
     else:
-        start = "AutoModelForMaskedLM" if kind in ENCODERS else "AutoModelForCausalLM"
+        start = "AutoModelForMaskedLM" if kind in ENCODERS else task.model_class
         small["model_name_or_path"] = str(tiny_checkpoint(tmp_path / "start", kind, start))
     if name == "freeze":
         small["freeze.num_layers"] = 1

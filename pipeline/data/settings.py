@@ -26,8 +26,8 @@ class Source(Section):
 
 
 class DataConfig(Section):
-    """Rows: files (csv, tsv, jsonl, json, txt, conll, conllu, parquet, arrow, folders or zips of images) or a dataset of
-    the Hugging Face hub."""
+    """Rows: files (csv, tsv, jsonl, json, txt, conll, conllu, parquet, arrow, folders or zips of images) or a dataset
+    of the Hugging Face hub."""
 
     sources: list[Source] | None = Field(None, min_length=1)
     """A corpus in place of `train_file`: tokenized once into memory-mapped files and read in blocks, for text that is

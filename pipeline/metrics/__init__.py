@@ -16,6 +16,7 @@ from pipeline.metrics.classification import (
     MultilabelF1Macro,
     MultilabelF1Micro,
 )
+from pipeline.metrics.generated import Bleu, Chrf, ExactMatch, NumericMatch, Rouge
 from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
 from pipeline.metrics.loading import load
 from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
@@ -45,6 +46,11 @@ METRICS: dict[str, type[LocalMetric]] = {
     "retrieval_accuracy": RetrievalAccuracy,
     "mrr_at10": MRRAt10,
     "seqeval": Seqeval,
+    "bleu": Bleu,
+    "chrf": Chrf,
+    "rouge": Rouge,
+    "exact_match": ExactMatch,
+    "numeric_match": NumericMatch,
 }
 
 

@@ -32,6 +32,13 @@ class LocalMetric(evaluate.Metric):
     inputs: ClassVar[dict[str, Kind]]
     """The columns a row has, by name, in the order `score` takes them."""
     greater_is_better: ClassVar[bool] = True
+    reported: ClassVar[tuple[str, ...]] = ()
+    """The names of its numbers, for a metric of several; otherwise it reports one under its own name."""
+
+    @property
+    def signature(self) -> str | None:
+        """How exactly it scores, for a metric that others compute in other ways; it is kept beside the results."""
+        return None
 
     def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **settings: Any):
         # A metric that keeps its rows in a file waits a second on the lock of every other one alive.

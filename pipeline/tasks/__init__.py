@@ -7,6 +7,7 @@ from pipeline.tasks.image_classification import ImageClassification
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.question_answering import QuestionAnswering
+from pipeline.tasks.seq2seq import Seq2Seq
 from pipeline.tasks.text_classification import TextClassification
 from pipeline.tasks.token_classification import TokenClassification
 
@@ -16,6 +17,7 @@ TASKS: dict[str, type[Task]] = {
     "masked_lm": MaskedLM,
     "multiple_choice": MultipleChoice,
     "question_answering": QuestionAnswering,
+    "seq2seq": Seq2Seq,
     "text_classification": TextClassification,
     "image_classification": ImageClassification,
     "token_classification": TokenClassification,

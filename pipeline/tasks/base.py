@@ -74,6 +74,10 @@ class Task:
         known = f"{', '.join(self.reads[:-1])} and {self.reads[-1]}" if self.reads[1:] else self.reads[0]
         return [f"data.{key}: {self.config.name} reads {known}; leave it out" for key in given]
 
+    def problems_within(self, config: Any) -> list[str]:
+        """Settings of other sections that do not go with this task's; `config` is the whole configuration."""
+        return []
+
     def columns(self) -> dict[str, Kind]:
         """The columns a row must have, by name, with the kind of each."""
         raise NotImplementedError
@@ -87,6 +91,8 @@ class Task:
 
     def check(self, model: nn.Module, *, random: bool) -> None:
         """Raise ConfigError when the settings do not fit the model, whose tensors have no values yet.
+
+        Called before `encode`; the place to read what rows and batches need of the model's config.
 
         `random`: its weights will be drawn, and are not those of a checkpoint.
         """
@@ -188,6 +194,10 @@ class Task:
 
     def tune(self, columns: dict[str, np.ndarray]) -> None:
         """Choose what is applied to the outputs (thresholds, say) from the columns of the validation rows."""
+
+    def samples(self, model: nn.Module) -> list[tuple[str, str]]:
+        """Prompts of the settings, each with what the model writes after it, to be shown at every evaluation."""
+        return []
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         """From the columns of `postprocess`, one entry per feature row in order, to what the metrics take.

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.data.packing import blocks
+from pipeline.tasks import generation
 from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.generation import MAX_NEW_TOKENS, GenerateConfig
 from pipeline.tasks.language import (
     bytes_column,
     cross_entropy_sum,
@@ -35,6 +37,10 @@ class CausalLM(Task):
         name: str
         separator: str = "\n"
         """Between prompt and response."""
+        generate: GenerateConfig | None = None
+        """Write a response to every prompt at evaluation, with these settings."""
+        sample_prompts: list[str] = []
+        """Texts the model goes on from at every evaluation; they are printed and kept in metrics.jsonl."""
 
     reads = ("text_column", "prompt_column", "response_column", "packing")
     model_class = "AutoModelForCausalLM"
@@ -54,12 +60,35 @@ class CausalLM(Task):
             found.append(f"data.packing: {self.data.packing} packs plain text; rows of prompt and response stay apart")
         if self.prompted and self.data.text_column:
             found.append("data.text_column: is for plain text; give it or prompt_column and response_column, not both")
+        found += generation.problems(self.config.generate)
+        if self.config.generate and not self.prompted and not self.config.sample_prompts:
+            found.append(
+                "task.generate: rows of plain text have no prompt to answer; give data.prompt_column and "
+                "data.response_column, or task.sample_prompts"
+            )
         return found
+
+    def problems_within(self, config: Any) -> list[str]:
+        writes = self.answers or bool(self.config.sample_prompts)
+        off = "leave task.generate and task.sample_prompts out"
+        on = "give task.generate, with data.prompt_column and data.response_column"
+        return generation.problems_within(config, writes=writes, scores=self.answers, off=off, on=on)
+
+    @property
+    def answers(self) -> bool:
+        """A response is written for every row at evaluation."""
+        return self.config.generate is not None and self.prompted
 
     def columns(self) -> dict[str, Kind]:
         if self.prompted:
             return {str(self.data.prompt_column): "text", str(self.data.response_column): "text"}
         return {self.data.text_column or "text": "text"}  # type: ignore[dict-item]
+
+    def check(self, model: Any, *, random: bool) -> None:
+        config = model.config
+        prompts = self._sample_prompts() if self.config.sample_prompts else []
+        longest = self.max_length if self.answers else 0
+        generation.check_room(self.tokenizer, config, prompts=prompts, longest=longest, width=self.width)
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         if self.prompted:
@@ -105,6 +134,7 @@ class CausalLM(Task):
             "attention_mask": mask,
             "labels": labels,
             "num_bytes": bytes_column(features),
+            **generation.sampling_seeds(self.config.generate if self.answers else None, draws),
         }
 
     def terms(self, batch: Batch) -> int:
@@ -117,8 +147,38 @@ class CausalLM(Task):
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
         return language_columns(logits[:, :-1], batch["labels"][:, 1:], batch["num_bytes"])
 
+    @property
+    def width(self) -> int:
+        """Tokens written at most."""
+        settings = self.config.generate or GenerateConfig()
+        return settings.max_new_tokens or MAX_NEW_TOKENS
+
+    def generate(self, model: nn.Module, batch: Batch) -> Batch:
+        if not self.answers:
+            return {}
+        prompts = generation.prompts_of(batch, self.tokenizer.pad_token_id)
+        more = {"tokenizer": self.tokenizer, "width": self.width, "seeds": generation.seeds_of(batch)}
+        return {"written": generation.write(model, self.config.generate, prompts, **more)}
+
+    def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
+        if not self.answers:
+            return columns
+        texts = generation.texts_of(columns["written"], self.tokenizer)
+        return {**columns, "predictions": texts, "references": list(rows[self.data.response_column])}
+
+    def samples(self, model: nn.Module) -> list[tuple[str, str]]:
+        if not self.config.sample_prompts:
+            return []
+        settings, prompts = self.config.generate or GenerateConfig(), self._sample_prompts()
+        texts = generation.continued(model, settings, prompts, tokenizer=self.tokenizer, width=self.width)
+        return list(zip(self.config.sample_prompts, texts, strict=True))
+
+    def _sample_prompts(self) -> list[list[int]]:
+        end = self.config.separator if self.prompted else ""
+        return generation.prompt_ids(self.tokenizer, [f"{text}{end}" for text in self.config.sample_prompts])
+
     def metrics(self) -> list[str]:
-        return ["perplexity", "bits_per_byte", "token_accuracy"]
+        return ["perplexity", "bits_per_byte", "token_accuracy", *(["exact_match"] if self.answers else [])]
 
     def unlearnable(self, features: Any) -> np.ndarray:
         lengths = np.asarray(features["length"])
