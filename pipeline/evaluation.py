@@ -23,6 +23,9 @@ from pipeline.processes import Processes
 from pipeline.stopping import StopRequest
 from pipeline.tasks.base import Task
 
+Part = dict[str, Tensor]
+Forward = Callable[[np.ndarray], tuple[Part, float, int]]
+"""Row numbers -> columns of these rows (with their numbers as `row`), their summed loss, and the number of its terms."""
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
 
 
@@ -82,25 +85,40 @@ def evaluate(
     with its row number, so that nothing is counted twice and the order never depends on the number of processes.
     Raises Stopped, on all processes, when one of them was asked to stop.
     """
+    found, (loss, terms) = over_rows(
+        model,
+        dataset,
+        lambda rows: _forward(model, task, dataset, rows, processes.accelerator, seed),
+        processes=processes,
+        batch_size=batch_size,
+        stop=stop,
+    )
+    columns = task.examples(found, rows, dataset)
+    result = {"loss": loss / terms}
+    for name, metric in metrics.items():
+        result.update(_compute(name, metric, columns))
+    return result
+
+
+def over_rows(
+    model: nn.Module, dataset: Any, forward: Forward, *, processes: Processes, batch_size: int, stop: StopRequest
+) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
+    """`forward` over all rows without dropout or gradients: its columns in row order, and its loss and terms summed.
+
+    Every process does its share and gets the whole. Raises Stopped, on all of them, when one was asked to stop.
+    """
     order = np.argsort(np.asarray(dataset["length"]), kind="stable")[::-1]
     mine = order[processes.rank :: processes.count]
     was_training = model.training
     model.eval()
     with without_gradients(model):
         rounds = _together if isinstance(model, FSDPModule) else _alone
-        parts, total = rounds(
-            lambda rows: _forward(model, task, dataset, rows, processes.accelerator, seed),
-            Share(order, mine, batch_size, processes, stop),
-        )
+        parts, total = rounds(forward, Share(order, mine, batch_size, processes, stop))
     model.train(was_training)
     loss, terms, stopped = processes.total(*total, stop())
     if stopped:
         raise stop.stopped()
-    columns = task.examples(_gather(parts, processes.accelerator), rows, dataset)
-    result = {"loss": loss / terms}
-    for name, metric in metrics.items():
-        result.update(_compute(name, metric, columns))
-    return result
+    return _gather(parts, processes.accelerator), (loss, terms)
 
 
 def without_gradients(model: nn.Module) -> AbstractContextManager[Any]:
@@ -118,10 +136,6 @@ class Share:
     batch_size: int
     processes: Processes
     stop: StopRequest
-
-
-Part = dict[str, Tensor]
-Forward = Callable[[np.ndarray], tuple[Part, float, int]]
 
 
 def _alone(forward: Forward, share: Share) -> tuple[list[Part], list[float]]:

@@ -24,7 +24,7 @@ LAYERS = [
     "settings encoding",
     "loop",
     "step",
-    "training",
+    "training reference",
     "export sharding feed",
     "evaluation",
     "checkpoint",

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.api import RECIPES, read_config, run_recipe
 from pipeline.prepare import prepare, whole_model
+from pipeline.tasks import TASKS
 from tests.synthetic import ARCHITECTURES, data_of
 from tests.tiny import ENCODERS, tiny_checkpoint, tiny_config, tiny_tokenizer
 
@@ -30,8 +31,7 @@ def test_there_are_configs_for_every_recipe() -> None:
 def test_config_runs(path: Path, tmp_path: Path) -> None:
     name = recipe_of(path)
     config = read_config(name, path)
-    task_class = {"causal_lm": "AutoModelForCausalLM", "masked_lm": "AutoModelForMaskedLM"}.get(config.task.name)
-    kind = ARCHITECTURES[task_class or "AutoModelForSequenceClassification"]
+    kind = ARCHITECTURES[TASKS[config.task.name].model_class]
     small: dict[str, object] = {"max_steps": 2, "eval_steps": 1, "train_batch_size": 8, "max_length": 48}
     small |= {"output_dir": str(tmp_path / "run"), "train_file": None, "validation_file": None}
     small |= {"dataset_name": None, "dataset_validation_split": None, "validation_split_fraction": None}

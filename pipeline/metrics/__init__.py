@@ -17,6 +17,7 @@ from pipeline.metrics.classification import (
 )
 from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
 from pipeline.metrics.loading import load
+from pipeline.metrics.preference import RewardAccuracy, RewardMargin
 from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
 
 __all__ = ["METRICS", "LocalMetric", "load_metric"]
@@ -37,6 +38,8 @@ METRICS: dict[str, type[LocalMetric]] = {
     "perplexity": Perplexity,
     "bits_per_byte": BitsPerByte,
     "token_accuracy": TokenAccuracy,
+    "reward_accuracy": RewardAccuracy,
+    "reward_margin": RewardMargin,
 }
 
 

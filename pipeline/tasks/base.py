@@ -123,6 +123,15 @@ class Task:
         """The loss as a sum over `terms` (never a mean), and the logits."""
         raise NotImplementedError
 
+    def reference(self, model: nn.Module, batch: Batch) -> Batch:
+        """What the start model says about the rows of a batch, each entry (batch,); a task may leave it out.
+
+        It is asked for every row of every split once, before the first step and again when a run is resumed; from
+        then on the entries are columns of the encoded rows, which `collate` finds in each feature. Before that, and
+        in a dry run, they are not there.
+        """
+        raise NotImplementedError
+
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
         """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept).
 
