@@ -25,7 +25,7 @@ from pipeline.tasks.base import Task
 
 Part = dict[str, Tensor]
 Forward = Callable[[np.ndarray], tuple[Part, float, int]]
-"""Row numbers -> columns of these rows (with their numbers as `row`), their summed loss, and the number of its terms."""
+"""Row numbers -> columns of these rows (with their numbers as `row`), their summed loss, and how many terms it has."""
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -82,25 +82,28 @@ class Preference(Task):
         return {first: "text", **dict.fromkeys(more, "any_text"), **dict.fromkeys(self.answers, "text")}
 
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
-        """There are no labels; but a conversation that cannot be read is named here, with the place of its row."""
-        if not self.data.messages_column:
-            return
-        wrong: list[tuple[str, int, str, str]] = []
-        for split, rows in splits.items():
-            for column in (*self.prompts, *self.answers):
-                for number, cell in enumerate(rows[column]):
-                    try:
-                        messages(cell, of_assistant=column in self.answers)
-                    except ValueError as error:
-                        wrong.append((split, number, column, str(error)))
+        """There are no labels; but a pair that cannot be learned from is named here, with the place of its row."""
+        wrong = [(split, number, problem) for split, rows in splits.items() for number, problem in self._wrong(rows)]
         problems = [
-            f"{places_of(self.data, split, column, [number])[number]}: {column} {sentence}"
-            for split, number, column, sentence in wrong[:SHOWN]
+            f"{places_of(self.data, split, self.answers[0], [number])[number]}: {problem}"
+            for split, number, problem in wrong[:SHOWN]
         ]
         if wrong[SHOWN:]:
             problems.append(f"... and {len(wrong) - SHOWN} more ({len(wrong)} in all)")
         if problems:
             raise DataError(problems)
+
+    def _wrong(self, rows: Mapping[str, Sequence[Any]]) -> Iterator[tuple[int, str]]:
+        """Numbers of rows with what is wrong in each."""
+        for number, (chosen, rejected) in enumerate(zip(*(rows[column] for column in self.answers), strict=True)):
+            if chosen == rejected:
+                yield number, f"{' and '.join(self.answers)} are the same, so neither is better; drop the row"
+        for column in (*self.prompts, *self.answers) if self.data.messages_column else ():
+            for number, cell in enumerate(rows[column]):
+                try:
+                    messages(cell, of_assistant=column in self.answers)
+                except ValueError as error:
+                    yield number, f"{column} {error}"
 
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
         super().use_tokenizer(tokenizer, max_length)
@@ -238,7 +241,7 @@ def messages(cell: str, *, of_assistant: bool = False) -> list[dict[str, str]]:
             message = {}
         role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
         if not isinstance(role, str) or not isinstance(content, str):
-            raise ValueError("holds no message with role and content (or from and value), both text, in each entry")
+            raise ValueError("has an entry without role and content (or from and value), both text; fill them in")
         found.append({"role": ROLES.get(role, role), "content": content})
     if of_assistant and [message["role"] for message in found] != ["assistant"]:
         raise ValueError("holds no answer: expected one message of the assistant (or gpt)")
@@ -257,7 +260,7 @@ def rendered(tokenizer: Any, prompt: list[dict[str, str]], answer: list[dict[str
         raise DataError(f"data.messages_column: the chat template refuses {begins}: {error}") from error
     if not whole.startswith(before):
         raise DataError(
-            f"task.chat_template: the template writes the prompt of {begins} otherwise when an answer follows; give one "
-            "whose generation prompt is how it begins an answer"
+            f"task.chat_template: the template writes the prompt of {begins} otherwise when an answer follows; give "
+            "one whose generation prompt is how it begins an answer"
         )
     return before, whole.removeprefix(before)
