@@ -48,21 +48,20 @@ def add_reference(
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """The model under its adapters. What moves stays as it was: PEFT freezes adapters that it switches off, and
-    sharded weights keep what they were in their first forward pass."""
+    """The model under its adapters; afterwards what moved before moves again, and nothing else.
+
+    PEFT would let all adapters move when it switches them on, also those that a rule has frozen.
+    """
     if not is_adapter(model):
         yield
         return
-    moving = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    with model.disable_adapter():
-        _set_moving(model, moving)
-        yield
-    _set_moving(model, moving)
-
-
-def _set_moving(model: nn.Module, moving: dict[str, bool]) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(moving[name])
+    moving = [parameter.requires_grad for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, moves in zip(model.parameters(), moving, strict=True):
+            parameter.requires_grad_(moves)
 
 
 def _forward(
