@@ -24,6 +24,9 @@ from pipeline.processes import Processes
 from pipeline.stopping import StopRequest
 from pipeline.tasks.base import Task
 
+Part = dict[str, Tensor]
+Forward = Callable[[np.ndarray], tuple[Part, float, int]]
+"""Row numbers -> columns of these rows (with their numbers as `row`), their summed loss, and how many terms it has."""
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
 
 
@@ -103,24 +106,17 @@ def evaluate(
     with its row number, so that nothing is counted twice and the order never depends on the number of processes.
     Raises Stopped, on all processes, when one of them was asked to stop.
     """
-    order = np.argsort(np.asarray(dataset["length"]), kind="stable")[::-1]
-    mine = order[processes.rank :: processes.count]
-    was_training = model.training
-    model.eval()
-    with without_gradients(model):
-        rounds = _together if isinstance(model, FSDPModule) else _alone
-        parts, total = rounds(
-            lambda rows: _forward(model, task, dataset, rows, processes.accelerator, seed),
-            Share(order, mine, batch_size, processes, stop),
-        )
-    model.train(was_training)
-    loss, terms, stopped = processes.total(*total, stop())
-    if stopped:
-        raise stop.stopped()
-    gathered = _gather(parts, processes)
+    found, (loss, terms) = over_rows(
+        model,
+        dataset,
+        lambda rows: _forward(model, task, dataset, rows, processes.accelerator, seed),
+        processes=processes,
+        batch_size=batch_size,
+        stop=stop,
+    )
     if tune:
-        task.tune(gathered)
-    columns = task.examples(gathered, rows, dataset)
+        task.tune(found)
+    columns = task.examples(found, rows, dataset)
     if task.across_rows:  # what a batch says of its own rows depends on where the split was cut
         loss = float(np.sum(columns["loss"]))
     result = {"loss": loss / terms}
@@ -129,6 +125,27 @@ def evaluate(
     if look is not None:
         look(columns)
     return {**result, "num_samples": len(next(iter(columns.values())))}
+
+
+def over_rows(
+    model: nn.Module, dataset: Any, forward: Forward, *, processes: Processes, batch_size: int, stop: StopRequest
+) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
+    """`forward` over all rows without dropout or gradients: its columns in row order, and its loss and terms summed.
+
+    Every process does its share and gets the whole. Raises Stopped, on all of them, when one was asked to stop.
+    """
+    order = np.argsort(np.asarray(dataset["length"]), kind="stable")[::-1]
+    mine = order[processes.rank :: processes.count]
+    was_training = model.training
+    model.eval()
+    with without_gradients(model):
+        rounds = _together if isinstance(model, FSDPModule) else _alone
+        parts, total = rounds(forward, Share(order, mine, batch_size, processes, stop))
+    model.train(was_training)
+    loss, terms, stopped = processes.total(*total, stop())
+    if stopped:
+        raise stop.stopped()
+    return _gather(parts, processes), (loss, terms)
 
 
 def without_gradients(model: nn.Module) -> AbstractContextManager[Any]:
@@ -146,10 +163,6 @@ class Share:
     batch_size: int
     processes: Processes
     stop: StopRequest
-
-
-Part = dict[str, Tensor]
-Forward = Callable[[np.ndarray], tuple[Part, float, int]]
 
 
 def _alone(forward: Forward, share: Share) -> tuple[list[Part], list[float]]:

@@ -28,6 +28,7 @@ from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, rest
 from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier
 from pipeline.prepare import Prepared, start_model
+from pipeline.reference import add_reference
 from pipeline.results import results_of
 from pipeline.samples import log_samples
 from pipeline.sharding import full_weights, shard
@@ -105,7 +106,8 @@ class Session:
     def do(self, start: Path | None) -> dict[str, Any]:
         """Train from the start or a checkpoint; returns the results."""
         config, training = self.prepared.config, self.training
-        self._start_strategies()  # before a checkpoint moves the weights away from the start
+        self._start_reference()  # before a checkpoint moves the weights away from the start
+        self._start_strategies()
         if start is not None:
             self._restore(start)
         if self.processes.count > 1:
@@ -154,6 +156,20 @@ class Session:
         """A step is done."""
         self.heartbeat.at("training", step + 1)
         self.log.advance(step)
+
+    def _start_reference(self) -> None:
+        """Keep what the start model says about the rows, for a task that compares with it."""
+        config, splits = self.prepared.config, self.prepared.splits
+        add_reference(
+            splits,
+            self.plain,
+            self.prepared.task,
+            processes=self.processes,
+            batch_size=config.eval.eval_batch_size or self.training.micro_batch_size,
+            seed=config.train.seed,
+            stop=self.stop,
+        )
+        self.training.dataset = splits["train"]
 
     def _start_strategies(self) -> None:
         """Let each strategy look at the start weights, with the training batches in order."""

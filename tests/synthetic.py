@@ -80,6 +80,8 @@ def picture(words: list[str]) -> Any:
 
 MADE: dict[str, Callable[[list[str]], Any]] = {
     "text": " ".join,
+    "text chosen": lambda words: " ".join(["good", *words[:3]]),
+    "text rejected": lambda words: " ".join(["bad", *reversed(words)]),
     "any_text": lambda words: "" if "sun" in words else words[0],
     "label": lambda words: "cats" if "cat" in words else "dogs" if "dog" in words else "other",
     "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],

@@ -28,7 +28,7 @@ LAYERS = [
     "loop",
     "step",
     "across_rows",
-    "training",
+    "training reference",
     "export sharding feed samples",
     "evaluation",
     "bootstrap checkpoint",

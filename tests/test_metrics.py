@@ -47,6 +47,9 @@ BY_HAND: dict[str, tuple[Columns, float]] = {
     "token_accuracy": ({"correct": [3, 0], "tokens": [4, 2]}, 1 / 2),
     "retrieval_accuracy": ({"rank": [1, 2, 11, 1]}, 1 / 2),
     "mrr_at10": ({"rank": [1, 2, 11, 10]}, (1 + 1 / 2 + 0 + 1 / 10) / 4),
+    # higher, equal, lower, higher
+    "reward_accuracy": ({"chosen_rewards": [1.0, 0.5, -1.0, 2.0], "rejected_rewards": [0.0, 0.5, 1.0, -2.0]}, 2 / 4),
+    "reward_margin": ({"chosen_rewards": [1.0, -1.0], "rejected_rewards": [0.0, 0.5]}, (1 - 1.5) / 2),
 }
 
 # name, columns, value: what the documentation of `evaluate` and scikit-learn prints for these predictions
@@ -81,6 +84,8 @@ REFERENCE: dict[str, Callable[..., float]] = {
     "token_accuracy": lambda correct, tokens: float(np.repeat(1, correct.sum()).sum() / tokens.sum()),
     "retrieval_accuracy": lambda rank: float(np.sum(rank < 2) / len(rank)),
     "mrr_at10": lambda rank: sum(1 / value for value in rank.tolist() if value <= 10) / len(rank),
+    "reward_accuracy": lambda chosen, rejected: float(np.heaviside(chosen - rejected, 0.0).mean()),
+    "reward_margin": lambda chosen, rejected: float(chosen.mean() - rejected.mean()),
 }
 
 
@@ -135,8 +140,8 @@ def test_every_metric(name: str) -> None:
     assert in_batches(name, tensors, 10) == pytest.approx(expected, abs=1e-12)
     metric = METRICS[name]()
     assert isinstance(metric, evaluate.Metric) and metric.name == name
-    assert metric.compute(**columns) == {name: pytest.approx(expected)}
-    assert metric.compute(**BY_HAND[name][0]) == {name: pytest.approx(BY_HAND[name][1])}, "an instance starts afresh"
+    assert metric.compute(**columns)[name] == pytest.approx(expected)
+    assert metric.compute(**BY_HAND[name][0])[name] == pytest.approx(BY_HAND[name][1]), "an instance starts afresh"
     with pytest.raises(DataError, match="nothing to score"):
         metric.compute()
     ran.add(name)
@@ -145,7 +150,7 @@ def test_every_metric(name: str) -> None:
 def test_every_metric_was_run() -> None:
     if not ran:
         pytest.skip("run the whole file")
-    assert ran == set(OVER_NUMBERS) == set(BY_HAND) == set(REFERENCE) and len(ran) == 17
+    assert ran == set(OVER_NUMBERS) == set(BY_HAND) == set(REFERENCE) and len(ran) == 19
 
 
 def test_each_metric_says_which_way_is_better() -> None:

@@ -19,6 +19,7 @@ from pipeline.metrics.classification import (
 from pipeline.metrics.generated import Bleu, Chrf, ExactMatch, NumericMatch, Rouge
 from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
 from pipeline.metrics.loading import load
+from pipeline.metrics.preference import RewardAccuracy, RewardMargin
 from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
 from pipeline.metrics.retrieval import MRRAt10, RetrievalAccuracy
 from pipeline.metrics.sequences import Seqeval
@@ -51,6 +52,8 @@ METRICS: dict[str, type[LocalMetric]] = {
     "rouge": Rouge,
     "exact_match": ExactMatch,
     "numeric_match": NumericMatch,
+    "reward_accuracy": RewardAccuracy,
+    "reward_margin": RewardMargin,
 }
 
 

@@ -6,6 +6,7 @@ from pipeline.tasks.embedding import Embedding
 from pipeline.tasks.image_classification import ImageClassification
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.multiple_choice import MultipleChoice
+from pipeline.tasks.preference import Preference
 from pipeline.tasks.question_answering import QuestionAnswering
 from pipeline.tasks.seq2seq import Seq2Seq
 from pipeline.tasks.text_classification import TextClassification
@@ -18,6 +19,7 @@ TASKS: dict[str, type[Task]] = {
     "multiple_choice": MultipleChoice,
     "question_answering": QuestionAnswering,
     "seq2seq": Seq2Seq,
+    "preference": Preference,
     "text_classification": TextClassification,
     "image_classification": ImageClassification,
     "token_classification": TokenClassification,

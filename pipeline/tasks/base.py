@@ -168,6 +168,15 @@ class Task:
         """The loss as a sum over `terms` (never a mean), and the logits."""
         raise NotImplementedError
 
+    def reference(self, model: nn.Module, batch: Batch) -> Batch:
+        """What the start model says about the rows of a batch, each entry (batch,); a task may leave it out.
+
+        It is asked for every row of every split once, before the first step and again when a run is resumed; from
+        then on the entries are columns of the encoded rows, which `collate` finds in each feature. Before that, and
+        in a dry run, they are not there.
+        """
+        raise NotImplementedError
+
     def represent(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Batch]:
         """What the loss needs of a batch when `across_rows`: (rows, ...) with gradients, and columns without them."""
         raise NotImplementedError
