@@ -82,17 +82,15 @@ class CausalLM(Task):
         data, config = self.data, self.config
         found = [*super().problems(), *text_only(data), *template_problems(config.chat_template)]
         plain = not self.prompted and data.messages_column is None
-        if self.prompted != (data.response_column is not None):
+        if data.messages_column is None and self.prompted != (data.response_column is not None):
             given = "prompt_column" if self.prompted else "response_column"
             found.append(f"data.{given}: prompt_column and response_column go together; give both or neither")
         if data.prompt_column == []:
             found.append("data.prompt_column: the list is empty; name at least one column")
         if not plain and data.packing == "blocks":
-            found.append(
-                "data.packing: blocks joins plain text; rows of prompt and response stay apart: set best_fit or none"
-            )
-        for key in ("messages_column", "prompt_column", "response_column"):
-            if data.messages_column and key != "messages_column" and vars(data)[key]:
+            found.append("data.packing: blocks joins plain text; set best_fit or none for pairs and conversations")
+        for key in ("prompt_column", "response_column"):
+            if data.messages_column and vars(data)[key]:
                 found.append(f"data.{key}: stands beside messages_column; rows are conversations or pairs, not both")
         if not plain and data.text_column:
             found.append(
