@@ -31,7 +31,18 @@ NOT_CASES = ("good", "models")
 CASES = sorted(
     path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/*.yaml") if path.parent.name not in NOT_CASES
 )
-AREAS = {"config", "csv", "jsonl", "labels", "encodings", "lengths", "vocabularies", "checkpoints", "combinations", "chat"}
+AREAS = {
+    "config",
+    "csv",
+    "jsonl",
+    "labels",
+    "encodings",
+    "lengths",
+    "vocabularies",
+    "checkpoints",
+    "combinations",
+    "chat",
+}
 AS_COMMANDS = (
     "config/misspelled_keys.yaml",
     "csv/ragged_rows.yaml",

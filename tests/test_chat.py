@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 from pipeline.api import read_config, run_recipe
@@ -133,7 +134,11 @@ def test_all_tokens_can_be_learned_and_pairs_are_conversations_of_one_turn(token
     task = chat_task(tokenizer_folder, "chatml", only=False)
     features = task.encode({"talk": [json.dumps(WORDS_ONLY)]})
     assert features["trained"][0] == [0] + [1] * (len(features["input_ids"][0]) - 1)
-    pairs = {"messages_column": None, "prompt_column": ["instruction", "input"], "response_column": "output"}
+    pairs: dict[str, Any] = {
+        "messages_column": None,
+        "prompt_column": ["instruction", "input"],
+        "response_column": "output",
+    }
     task = chat_task(tokenizer_folder, "zephyr", system_column="system", **pairs)
     features = task.encode({"instruction": ["sum"], "output": ["3"], "system": ["Be kind."], "input": ["1 2"]})
     text = "<|system|>\nBe kind.[EOS]\n<|user|>\nsum\n1 2[EOS]\n<|assistant|>\n3[EOS]\n"
@@ -141,7 +146,11 @@ def test_all_tokens_can_be_learned_and_pairs_are_conversations_of_one_turn(token
 
 
 def test_pairs_without_a_template_join_what_is_not_empty(tokenizer_folder: Path) -> None:
-    pairs = {"messages_column": None, "prompt_column": ["instruction", "input"], "response_column": "output"}
+    pairs: dict[str, Any] = {
+        "messages_column": None,
+        "prompt_column": ["instruction", "input"],
+        "response_column": "output",
+    }
     task = chat_task(tokenizer_folder, None, system_column="system", **pairs)
     rows_given = {"instruction": ["sum", "hi"], "output": ["3", "ho"], "system": ["Be kind.", ""], "input": ["1 2", ""]}
     features = task.encode(rows_given)
@@ -200,17 +209,15 @@ def test_templates_that_cannot_be_used(tokenizer_folder: Path, tmp_path: Path) -
 
 
 def test_the_places_of_bad_rows_are_those_in_the_file(tokenizer_folder: Path, tmp_path: Path) -> None:
-    good = rows({"talk": "json messages"}, 5).rename_column("talk", "x")["x"]
-    lines = [json.dumps({"talk": json.loads(talk)}) for talk in [*good, json.dumps(TALK[:-1]), *good]]
+    """Past the first batch, and with blank lines between the rows."""
+    talks = [*rows({"messages": "json messages"}, 1010)["messages"], json.dumps(TALK[:-1])]
+    lines = [json.dumps({"talk": json.loads(talk)}) for talk in talks]
     (tmp_path / "train.jsonl").write_text("\n\n".join(lines))
     given = {"task": {"name": "causal_lm", "chat_template": "zephyr"}, "messages_column": "talk"}
     config = read_config("train", {**given, "train_file": str(tmp_path / "train.jsonl")})
     task = chat_task(tokenizer_folder, "zephyr")
-    table = rows({"talk": "json messages"}, 1).from_dict(
-        {"talk": [json.dumps(json.loads(line)["talk"]) for line in lines]}
-    )
-    with pytest.raises(DataError, match=r"train\.jsonl:11: talk ends with a user message"):
-        encoded(config, task, table, "print", "train", StopRequest())
+    with pytest.raises(DataError, match=r"train\.jsonl:2021: talk ends with a user message"):
+        encoded(config, task, Dataset.from_dict({"talk": talks}), "print", "train", StopRequest())
 
 
 def test_the_template_in_use_is_saved_with_the_model(tmp_path: Path) -> None:

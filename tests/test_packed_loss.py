@@ -57,7 +57,7 @@ def losses(model: Any, task: CausalLM, features: list[dict[str, Any]]) -> dict[t
 @pytest.mark.parametrize("how", ["sdpa", "eager", "checkpointed lora"])
 def test_a_packed_document_has_the_loss_it_has_alone(kind: str, how: str, tmp_path: Path) -> None:
     # large weights, so that what leaks would be seen; no dropout in training mode
-    dropout = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}.get(kind, {})
+    dropout: dict[str, Any] = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}.get(kind, {})
     folder = tiny_checkpoint(tmp_path, kind, "AutoModelForCausalLM", initializer_range=0.3, **dropout)
     attention = how if how in ("sdpa", "eager") else "sdpa"
     model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).eval()

@@ -64,7 +64,7 @@ def test_a_lone_token_makes_no_block() -> None:
 def test_best_fit_loses_no_token_and_takes_none_twice(lengths: list[int], block_size: int, window: int) -> None:
     """Every token of a document but its first is predicted once, whatever the window and the batches."""
     documents = [[1000 * number + place for place in range(length)] for number, length in enumerate(lengths)]
-    encoded = [
+    encoded: list[dict[str, list[Any]]] = [
         {"input_ids": part, "num_bytes": [3.0 * len(ids) for ids in part], "full_length": [len(ids) for ids in part]}
         for part in (documents[start : start + 7] for start in range(0, len(documents), 7))
     ]

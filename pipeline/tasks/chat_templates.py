@@ -128,7 +128,7 @@ def set_template(tokenizer: Any, asked: str | None, *, tools: bool = False) -> N
         apart = [marker for marker in dict.fromkeys(_MARKERS.findall(template)) if marker not in tokenizer.get_vocab()]
         if apart:
             logger.warning(
-                "task.chat_template: %s is not a token of this tokenizer and is read as a piece of text; zephyr needs "
+                "task.chat_template: this tokenizer has no token for %s and reads each as pieces of text; zephyr needs "
                 "only the tokenizer's EOS",
                 ", ".join(apart),
             )
