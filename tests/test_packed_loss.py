@@ -10,12 +10,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.api import read_config
 from pipeline.data import DataConfig
+from pipeline.data_report import describe_data, lines
 from pipeline.errors import ConfigError
-from pipeline.prepare import checkpoint_activations
+from pipeline.prepare import checkpoint_activations, prepare
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.language import language_columns
 from pipeline.tasks.packed import refuse_leaks
+from tests.synthetic import checkpoint_for, data_of, settings
 from tests.tiny import DECODERS, SENTENCES, tiny_checkpoint
 
 WORDS = " ".join(SENTENCES).split()
@@ -90,3 +93,15 @@ def test_a_model_that_carries_documents_over_is_refused(kind: str, tmp_path: Pat
     model.config._attn_implementation = "flex_attention"
     with pytest.raises(ConfigError, match=r"set model\.attn_implementation: sdpa"):
         refuse_leaks(model)
+
+
+def test_how_full_the_blocks_are_is_said(tmp_path: Path) -> None:
+    start = checkpoint_for("causal_lm packed", tmp_path / "start")
+    config = read_config("finetune", settings("causal_lm packed", None, start, tmp_path / "run"))
+    prepared = prepare(config, datasets=data_of(config))
+    report = describe_data(prepared.data)
+    lengths = prepared.splits["train"]["length"]
+    share = 100 * sum(lengths) / (64 * len(lengths))
+    assert 60 < share <= 100 and len(lengths) < 40
+    first, _ = lines(report)
+    assert f"40 rows packed into {len(lengths)} blocks of 64 tokens, {share:.1f} % filled" in first

@@ -59,8 +59,8 @@ def turns(tokenizer: Any, messages: list[Message], tools: Tools, text: str) -> l
         until, _ = render(tokenizer, messages[: number + 1], tools)
         if not (text.startswith(until) and until.startswith(before)):
             raise ValueError(
-                f"message {number + 1}: the chat template writes what comes before it otherwise once more follows, so "
-                "the assistant's words cannot be told apart; mark them in the template with "
+                f"message {number + 1}: the chat template does not write the beginning of a conversation as it writes "
+                "the whole, so where the assistant's words stand cannot be told; mark them in the template with "
                 "{% generation %}...{% endgeneration %}, or name another one with task.chat_template"
             )
         found.append((len(before), _end(until, message["content"])))
@@ -91,7 +91,7 @@ def encode_chats(
         try:
             text, tagged = render(tokenizer, messages, tools)
             said = tagged or turns(tokenizer, messages, tools, text)
-            _check_calls(messages, "".join(text[start:end] for start, end in said))
+            _refuse_omissions(messages, "".join(text[start:end] for start, end in said))
             spans.append(said)
             texts.append(text)
         except ConfigError:
@@ -136,12 +136,17 @@ def _bytes(text: str, offsets: Sequence[Span]) -> float:
     return float(total)
 
 
-def _check_calls(messages: list[Message], said: str) -> None:
-    """A template that knows no calls leaves them out without a word."""
-    for message in messages:
-        for call in message.get("tool_calls", ()):
-            if call["function"]["name"] not in said:
-                raise ValueError(
-                    "calls a function, and the chat template does not write calls; name one that does with "
-                    "task.chat_template"
-                )
+def _refuse_omissions(messages: list[Message], said: str) -> None:
+    """A template that knows no calls, or only content in parts, leaves them out without a word."""
+    for number, message in enumerate(messages, 1):
+        if message["role"] != "assistant":
+            continue
+        # thoughts of earlier turns are left out on purpose
+        wanted = [message["content"].rpartition("</think>")[2].strip()]
+        wanted += [call["function"]["name"] for call in message.get("tool_calls", ())]
+        if missing := [words for words in wanted if words not in said]:
+            shown = missing[0] if len(missing[0]) <= 40 else f"{missing[0][:37]}..."
+            raise ValueError(
+                f"message {number}: the chat template leaves out {shown!r}, which the assistant says or calls; name "
+                "another one with task.chat_template"
+            )
