@@ -185,7 +185,7 @@ def test_a_cut_conversation_counts_the_bytes_that_are_left(tokenizer_folder: Pat
         ([TALK[1], {"from": "function_call", "value": "weather()"}], "expected the call of a function as JSON"),
         ([TALK[1], {"role": "assistant", "tool_calls": [{"arguments": {}}]}], "expected an object with name"),
         (TALK, "zephyr knows the roles system, user and assistant"),
-        ([TALK[1], TALK[2]], "message 2: the chat template leaves out 'weather'"),
+        ([TALK[1], TALK[2]], "turn 1 of the assistant: the chat template leaves out 'weather'"),
     ],
 )
 def test_conversations_that_cannot_be_learned_from(talk: Any, problem: str, tokenizer_folder: Path) -> None:
@@ -201,12 +201,12 @@ def test_templates_that_cannot_be_used(tokenizer_folder: Path, tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"data\.tools_column: the chat template does not write tools"):
         chat_task(tokenizer_folder, "zephyr", tools_column="tools")
     (tmp_path / "forgetful.jinja").write_text(FORGETFUL)
-    with pytest.raises(BadRows, match="message 3: .* where the assistant's words stand cannot be told"):
+    with pytest.raises(BadRows, match="turn 1 of the assistant: .* where the assistant's words stand cannot be told"):
         chat_task(tokenizer_folder, str(tmp_path / "forgetful.jinja")).encode({"talk": [json.dumps(WORDS_ONLY)]})
     (tmp_path / "parts.jinja").write_text(
         TAGGED.replace("message.content }}{{ eos", "message.content[0].text }}{{ eos")
     )
-    with pytest.raises(BadRows, match="message 3: the chat template leaves out 'It is sünny'"):
+    with pytest.raises(BadRows, match="turn 1 of the assistant: the chat template leaves out 'It is sünny'"):
         chat_task(tokenizer_folder, str(tmp_path / "parts.jinja")).encode({"talk": [json.dumps(WORDS_ONLY)]})
     (tmp_path / "broken.jinja").write_text("{% for %}")
     with pytest.raises(ConfigError, match="line 1 of the template"):

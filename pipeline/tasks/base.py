@@ -35,8 +35,8 @@ class Task:
     """The contract. A new task is one file that fills it in and one line in `TASKS`.
 
     The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer`, then `encode` for every
-    row once, `accept` the model, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every
-    batch, `examples` for all of them together, then the `metrics`.
+    row once, `accept` the model, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and
+    `generate`) for every batch, `examples` for all of them together, then the `metrics`.
     """
 
     class Config(Section):

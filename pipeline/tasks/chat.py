@@ -59,9 +59,9 @@ def turns(tokenizer: Any, messages: list[Message], tools: Tools, text: str) -> l
         until, _ = render(tokenizer, messages[: number + 1], tools)
         if not (text.startswith(until) and until.startswith(before)):
             raise ValueError(
-                f"message {number + 1}: the chat template does not write the beginning of a conversation as it writes "
-                "the whole, so where the assistant's words stand cannot be told; mark them in the template with "
-                "{% generation %}...{% endgeneration %}, or name another one with task.chat_template"
+                f"turn {len(found) + 1} of the assistant: the chat template does not write the beginning of a "
+                "conversation as it writes the whole, so where the assistant's words stand cannot be told; mark them "
+                "in it with {% generation %}...{% endgeneration %}, or name another one with task.chat_template"
             )
         found.append((len(before), _end(until, message["content"])))
     return found
@@ -138,15 +138,14 @@ def _bytes(text: str, offsets: Sequence[Span]) -> float:
 
 def _refuse_omissions(messages: list[Message], said: str) -> None:
     """A template that knows no calls, or only content in parts, leaves them out without a word."""
-    for number, message in enumerate(messages, 1):
-        if message["role"] != "assistant":
-            continue
+    replies = [message for message in messages if message["role"] == "assistant"]
+    for number, message in enumerate(replies, 1):
         # thoughts of earlier turns are left out on purpose
         wanted = [message["content"].rpartition("</think>")[2].strip()]
         wanted += [call["function"]["name"] for call in message.get("tool_calls", ())]
         if missing := [words for words in wanted if words not in said]:
             shown = missing[0] if len(missing[0]) <= 40 else f"{missing[0][:37]}..."
             raise ValueError(
-                f"message {number}: the chat template leaves out {shown!r}, which the assistant says or calls; name "
-                "another one with task.chat_template"
+                f"turn {number} of the assistant: the chat template leaves out {shown!r}; name another one with "
+                "task.chat_template"
             )
