@@ -55,6 +55,10 @@ RENAMED: dict[str, str] = {
     "val_set_size": "data.validation_split_fraction",
     "test_size": "data.validation_split_fraction",
     "max_samples": "data.max_train_samples",
+    "sample_packing": "data.packing",
+    "neat_packing": "data.packing",
+    "packing_strategy": "data.packing",
+    "field_messages": "data.messages_column",
     # strategies
     "lora_r": "lora.r",
     "lora_rank": "lora.r",
@@ -109,6 +113,11 @@ RENAMED: dict[str, str] = {
 TOKEN = "a secret does not belong in a configuration, which is saved; log in with `hf auth login` or set HF_TOKEN"
 
 INSTEAD: dict[str, str] = {
+    "chat_template": "write it in the task: `task: {name: causal_lm, chat_template: chatml}`",
+    "template": "name the format of conversations in the task: `task: {name: causal_lm, chat_template: chatml}`",
+    "train_on_inputs": "write it in the task: `task: {name: causal_lm, assistant_only_loss: false}`",
+    "assistant_only_loss": "write it in the task: `task: {name: causal_lm, assistant_only_loss: false}`",
+    "completion_only_loss": "with data.prompt_column and data.response_column only the response is learned",
     "per_device_train_batch_size": (
         "set train.train_batch_size, the rows one optimizer step sees on all devices together, and "
         "train.micro_batch_size for what fits in memory at once"

@@ -38,6 +38,9 @@ def _describe(data: Data, split: str) -> dict[str, Any]:
     }
     if data.task.modality == "text":
         found |= _lengths(features, data.task.max_length)
+    if data.task.block_size is not None:
+        found["block_size"] = data.task.block_size
+        found["filled"] = round(found["tokens"] / (len(features) * data.task.block_size), 6)
     kinds = data.task.columns().items() if split in data.rows else ()  # documents of a corpus have none to count
     for column, kind in kinds:
         if kind in ("label", "labels", "tags"):
@@ -104,6 +107,9 @@ def _share(part: Mapping[str, Any]) -> str:
 
 def _line(split: str, found: Mapping[str, Any]) -> str:
     features = "" if found["features"] == found["rows"] else f" in {found['features']:,} sequences"
+    if "filled" in found:
+        blocks = f"{found['features']:,} blocks of {found['block_size']} tokens"
+        features = f" packed into {blocks}, {100 * found['filled']:.1f} % filled"
     parts = [f"{found['rows']:,} rows{features}"]
     if "length" in found:
         length = found["length"]

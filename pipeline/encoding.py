@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data import COLUMN_KEYS, beside, default_cache_dir, encode_cached
+from pipeline.data import COLUMN_KEYS, DataConfig, beside, default_cache_dir, encode_cached, places_of
 from pipeline.errors import DataError
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
-from pipeline.tasks.base import Features
+from pipeline.tasks.base import BadRows, Features
 
 ENCODING_VERSION = 2
 """Part of the key of cached rows; a change in how rows are encoded takes the next number."""
+SHOWN = 20
+"""Bad rows in a message; further batches are not looked at."""
 
 
 def encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, stop: StopRequest) -> Any:
@@ -38,22 +40,33 @@ def encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, sto
     folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
 
     def encode(batches: Iterator[Features]) -> Iterator[Features]:
-        return map(_with_lengths, task.pack(_encoded_batches(task, batches)))
+        return map(_with_lengths, task.pack(_encoded_batches(config.data, task, split, batches)))
 
     description = f"{'tokenize' if task.modality == 'text' else 'encode'} {split}"
     features = encode_cached(rows, encode, key=key, cache_dir=folder, description=description, poll=stop.poll)
     return beside(features, rows, task.kept_columns())
 
 
-def _encoded_batches(task: Task, batches: Iterator[Features]) -> Iterator[Features]:
+def _encoded_batches(data: DataConfig, task: Task, split: str, batches: Iterator[Features]) -> Iterator[Features]:
     """Features batch by batch; the number of a row within its batch becomes its number in the split."""
     before = 0
+    bad: dict[int, str] = {}
     for batch in batches:
-        features = task.encode(batch)
+        try:
+            features = task.encode(batch)
+        except BadRows as error:
+            bad |= {before + number: sentence for number, sentence in error.found.items()}
+            features = {}
         if "example" in features:
             features["example"] = [before + number for number in features["example"]]
         before += len(next(iter(batch.values())))
-        yield features
+        if len(bad) >= SHOWN:
+            break
+        if not bad:
+            yield features
+    if bad:
+        places = places_of(data, split, task.inputs()[0], list(bad)[:SHOWN])
+        raise DataError([f"{place}: {bad[number]}" for number, place in places.items()])
 
 
 def _with_lengths(features: Features) -> Features:
@@ -62,7 +75,7 @@ def _with_lengths(features: Features) -> Features:
     return {**features, "length": lengths, "truncated": [a > b for a, b in zip(full, lengths, strict=True)]}
 
 
-def refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
+def refuse_unlearnable(data: DataConfig, task: Task, splits: Mapping[str, Any]) -> None:
     """DataError that names the rows without a loss term."""
     problems = []
     for split, features in splits.items():
@@ -72,10 +85,20 @@ def refuse_unlearnable(task: Task, splits: Mapping[str, Any]) -> None:
             examples = np.asarray(features["example"])
             rows, total = np.unique(examples[rows]), len(np.unique(examples))
         if len(rows):
-            shown = ", ".join(str(int(row) + 1) for row in rows[:10])
+            shown = ", ".join(_names(data, task, split, features, rows[:10].tolist()))
             problems.append(
                 f"data.max_length: {len(rows)} of {total} {split} rows {task.nothing_to_learn} within "
-                f"{task.max_length} tokens (row {shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
+                f"{task.max_length} tokens ({shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
             )
     if problems:
         raise DataError(problems)
+
+
+def _names(data: DataConfig, task: Task, split: str, features: Any, numbers: list[int]) -> list[str]:
+    """Where encoded rows come from; a packed one holds parts of several and has its number alone."""
+    if task.block_size is not None:
+        return [f"block {number + 1}" for number in numbers]
+    if "example" in features.column_names:
+        numbers = [features[number]["example"] for number in numbers]
+    places = places_of(data, split, task.inputs()[0], numbers)
+    return list(dict.fromkeys(places[number] for number in numbers))

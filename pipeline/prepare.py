@@ -178,6 +178,7 @@ def _prepare(
     data = read(config, datasets, stop)
     task = data.task
     model = build_model(config, task)
+    task.accept(model)
     stop.poll()
     strategies = strategies_of(config)
     rules = [task.rules(model), *(strategy.rules(model, task) for strategy in strategies.values())]

@@ -88,7 +88,7 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
     stop.poll()
     splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
-    refuse_unlearnable(task, splits)
+    refuse_unlearnable(config.data, task, splits)
     if train := corpora or stream:
         prints, splits = {"train": train.fingerprint, **prints}, {"train": train.blocks, **splits}
     sizes = {split: seen[split].rows if split in seen else len(part) for split, part in splits.items()}

@@ -35,6 +35,14 @@ STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {"freeze": {"num_layers": 1}, "lo
 VARIANTS: dict[str, dict[str, Any]] = {
     "causal_lm": {"task": "causal_lm"},
     "causal_lm prompted": {"task": "causal_lm", "data": {"prompt_column": "prompt", "response_column": "response"}},
+    "causal_lm chat": {
+        "task": {"name": "causal_lm", "chat_template": "zephyr"},
+        "data": {"messages_column": "messages", "system_column": "system"},
+    },
+    "causal_lm packed": {
+        "task": "causal_lm",
+        "data": {"prompt_column": ["prompt", "input"], "response_column": "response", "packing": "best_fit"},
+    },
     "text_classification pair": {"task": "text_classification", "data": {"text_column": ["first", "second"]}},
     "text_classification multi-label": {
         "task": {"name": "text_classification", "problem_type": "multi_label_classification"}
@@ -102,6 +110,12 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
         ]
     ),
     "text target": lambda words: " ".join(reversed(words)),
+    "json messages": lambda words: json.dumps(
+        [
+            {"role": ("user", "assistant")[turn % 2], "content": words[turn % 2]}
+            for turn in range(2 * (1 + len(words) % 2))
+        ]
+    ),
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 

@@ -42,6 +42,7 @@ AREAS = {
     "checkpoints",
     "combinations",
     "tags",
+    "chat",
 }
 AS_COMMANDS = (
     "config/misspelled_keys.yaml",

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline import finetune, freeze, lora
+from pipeline.api import read_config
+from pipeline.data_report import describe_data, lines
+from pipeline.prepare import prepare
 from tests.tiny import tiny_checkpoint
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -82,3 +85,49 @@ def test_data_sets_are_read_as_they_are(task: Any, data: dict[str, Any], tmp_pat
     limits = {"max_train_samples": 300, "max_eval_samples": 100, "max_steps": 6, "output_dir": str(tmp_path / "run")}
     run = finetune(given, **limits)
     assert run.results["num_samples"] == {"train": 300, "validation": 100}
+
+
+DEMO = DATA / "llama_factory_demo"
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "rows"),
+    [
+        (
+            "alpaca_en_demo",
+            {"prompt_column": ["instruction", "input"], "response_column": "output", "packing": "best_fit"},
+            999,
+        ),
+        ("glaive_toolcall_en_demo", {"messages_column": "conversations", "tools_column": "tools"}, 300),
+        ("kto_en_demo", {"messages_column": "messages", "packing": "best_fit"}, 300),
+    ],
+)
+def test_llama_factory_files_are_read_as_they_are(
+    name: str, columns: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
+    """Every row, with the assistant's words and calls learned and nothing else."""
+    if not DEMO.is_dir():
+        pytest.skip(f"{DEMO.name} is not there")
+    start = tiny_checkpoint(tmp_path / "start", "llama", "AutoModelForCausalLM", max_position_embeddings=65536)
+    raw = json.loads((DEMO / f"{name}.json").read_text())
+    given: dict[str, Any] = {
+        "task": {"name": "causal_lm", "chat_template": "chatml"},
+        "model": {"model_name_or_path": str(start)},
+        "data": {"train_file": str(DEMO / f"{name}.json"), "max_length": 65536, **columns},
+    }
+    prepared = prepare(read_config("finetune", {**given, "output_dir": str(tmp_path / "run")}))
+    train, tokenizer = prepared.splits["train"], prepared.task.tokenizer
+    assert len(prepared.rows["train"]) == rows == len(raw) and not any(train["truncated"])
+    if columns.get("packing") == "best_fit":
+        (line,) = lines(describe_data(prepared.data))
+        assert f"{rows} rows packed into {len(train)} blocks of 65536 tokens, 9" in line
+        assert sum(len(lengths) for lengths in train["document_lengths"]) == rows
+        return
+    for feature, row in zip(train, raw, strict=True):
+        learned = [token for token, flag in zip(feature["input_ids"], feature["trained"], strict=True) if flag]
+        said = [turn["value"] for turn in row["conversations"] if turn["from"] == "gpt"]
+        calls = [json.loads(turn["value"])["name"] for turn in row["conversations"] if turn["from"] == "function_call"]
+        text = tokenizer.decode(learned)
+        assert text.count("<|im_end|>") == len(said) + len(calls)
+        assert text.count("<tool_call>") == len(calls) and all(f'"name": "{call}"' in text for call in calls)
+        assert all(words.strip()[:20] in text for words in said)

@@ -15,7 +15,7 @@ from pipeline.safe_text import clean
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind = Literal["text", "any_text", "texts", "label", "labels", "tags", "number", "json", "image"]
+Kind = Literal["text", "any_text", "texts", "label", "labels", "tags", "number", "json", "any_json", "image"]
 """What the cells of a column are; the functions of these names say what is accepted."""
 Row = tuple[str, Sequence[Any]]
 """Where the row is, for messages (`train.csv:7`), and its cells in the order of the asked columns."""
@@ -126,6 +126,11 @@ def json_text(value: Any) -> str:
     return _storable(json.dumps(_without_nulls(value), ensure_ascii=False))
 
 
+def any_json(value: Any) -> str:
+    """As `json_text`; a missing or empty one is empty text."""
+    return "" if value is None or value == "" else json_text(value)
+
+
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(part) for key, part in value.items() if part is not None}
@@ -195,6 +200,7 @@ NORMAL_FORMS: dict[Kind, Callable[[Any], Any]] = {
     "number": number,
     "json": json_text,
     "image": image,
+    "any_json": any_json,
 }
 
 

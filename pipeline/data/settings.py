@@ -90,7 +90,7 @@ class DataConfig(Section):
     messages_column: str | None = None
     """Column that holds a conversation: a list of `{role, content}` (or `{from, value}`)."""
     tools_column: str | None = None
-    """Column that holds the tools a conversation may use, as JSON."""
+    """Column that holds the tools a conversation may use, as JSON; it may be empty."""
     system_column: str | None = None
     """Column that holds the system prompt; it may be empty."""
     chosen_column: str | None = None
@@ -104,8 +104,9 @@ class DataConfig(Section):
 
     max_length: int | None = Field(default=None, ge=2)
     """Tokens a row is cut to, or length of a packed block."""
-    packing: Literal["blocks", "none"] | None = None
-    """`blocks`: join documents and cut blocks of `max_length` tokens; `none`: one row per document."""
+    packing: Literal["blocks", "best_fit", "none"] | None = None
+    """`blocks`: join documents and cut blocks of `max_length` tokens; `best_fit`: put whole documents into blocks, kept
+    apart from each other; `none`: one row per document."""
     sample_by: Literal["line", "paragraph", "document"] = "document"
     """What one row of a txt file is."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Section
 from pipeline.data import COLUMN_KEYS, DataConfig, Kind
+from pipeline.errors import DataError
 from pipeline.optim.rules import Rule
 
 IGNORED = -100
@@ -22,13 +23,22 @@ Features = dict[str, list[Any]]
 """Columns of encoded rows: `input_ids` (or `length`, where rows are not tokens) and whatever else `collate` reads."""
 
 
+class BadRows(DataError):
+    """Raised by `encode`: what is wrong with rows of the batch. The pipeline adds where they were written."""
+
+    def __init__(self, found: Mapping[int, str]):
+        """`found`: the number of a row within the batch -> a sentence that begins with the column."""
+        super().__init__([f"row {number + 1}: {sentence}" for number, sentence in found.items()])
+        self.found = dict(found)
+
+
 class Task:
     """The contract. A new task is one file that fills it in and one line in `TASKS`.
 
     The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer` (or
-    `use_image_processor`), then `encode` for every row once, `augment` for every row of a training batch, `collate`,
-    `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every batch, `tune` and
-    `examples` for all of them together, then the `metrics`; at the end `exported` with the model.
+    `use_image_processor`), then `encode` for every row once, `accept` the model, `augment` for every row of a training
+    batch, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every batch,
+    `tune` and `examples` for all of them together, then the `metrics`; at the end `exported` with the model.
     """
 
     class Config(Section):
@@ -130,7 +140,7 @@ class Task:
         """Columns of rows to columns of features, with `full_length` (tokens before truncation, int).
 
         A task that makes several feature rows of one row, or none, gives `example`: the number of the row within
-        `rows`, rising; the pipeline makes it the row's number in the split.
+        `rows`, rising; the pipeline makes it the row's number in the split. Raises BadRows.
         """
         raise NotImplementedError
 
@@ -143,6 +153,14 @@ class Task:
     def packs(self) -> bool:
         """Whether the rows are pieces of plain text that `encode` leaves whole, to be cut into blocks."""
         return False
+
+    @property
+    def block_size(self) -> int | None:
+        """Tokens of the blocks that rows are packed into; None when they are not."""
+        return None
+
+    def accept(self, model: nn.Module) -> None:
+        """Raise ConfigError for a model that cannot do what the settings ask; asked once, with the weights in place."""
 
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
         """Rearrange encoded rows into other rows (blocks of a fixed length, say). The default leaves them alone."""

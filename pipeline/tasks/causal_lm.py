@@ -1,4 +1,4 @@
-"""Predict the next token: plain text, or a response to a prompt with the loss on the response only."""
+"""Predict the next token: of plain text, of the response to a prompt, or of what the assistant says in a chat."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from pipeline.config import Section
 from pipeline.data import Kind
-from pipeline.data.packing import blocks
+from pipeline.data.packing import best_fit, blocks
 from pipeline.tasks import generation
-from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.base import IGNORED, BadRows, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.causal_problems import SEPARATOR, problems_of
+from pipeline.tasks.chat import Chat, encode_chats, render
+from pipeline.tasks.chat_templates import set_template
+from pipeline.tasks.conversations import messages_of, system_message, tools_of
 from pipeline.tasks.generation import MAX_NEW_TOKENS, GenerateConfig
 from pipeline.tasks.language import (
     bytes_column,
@@ -21,28 +25,45 @@ from pipeline.tasks.language import (
     encode_text,
     language_columns,
     predicted,
-    text_only,
     truncated,
 )
+from pipeline.tasks.packed import position_ids, refuse_leaks
+from pipeline.tasks.pairs import encode_pairs
 
 
 class CausalLM(Task):
-    """Plain text is packed into blocks of `data.max_length` tokens unless `data.packing: none`.
+    """Rows are one of three things, and `data.packing: best_fit` puts whole rows of any of them into blocks.
 
-    With `data.prompt_column` and `data.response_column` a row is prompt + separator + response + EOS, and only the
-    response and its EOS are learned. A response that does not fit is cut at the end; a prompt never is.
+    Plain text (`data.text_column`) is joined and cut into blocks of `data.max_length` tokens unless `packing` says
+    otherwise.
+
+    With `data.prompt_column` and `data.response_column` a row is system prompt + prompt + separator + response + EOS,
+    and only the response and its EOS are learned. With `task.chat_template` it is a conversation of one turn instead.
+
+    With `data.messages_column` a row is a conversation, written down by a chat template; what the assistant says and
+    what ends its turns is learned.
+
+    What does not fit in `data.max_length` is cut at the end. A row of which nothing learned is left is refused.
     """
 
     class Config(Section):
         name: str
-        separator: str = "\n"
-        """Between prompt and response."""
+        separator: str = SEPARATOR
+        """Between prompt and response, where no chat template says what stands there."""
+        chat_template: str | None = None
+        """How a conversation is written down: `chatml`, `llama3`, `zephyr`, a .jinja file, or `tokenizer` for the
+        tokenizer's own template, which conversations take when this is unset. It is saved with the model."""
+        assistant_only_loss: bool = True
+        """Learn only what the assistant says; false: all tokens of a conversation."""
         generate: GenerateConfig | None = None
-        """Write a response to every prompt at evaluation, with these settings."""
+        """Write a response to every prompt (a conversation's: all before its last message) at evaluation."""
         sample_prompts: list[str] = []
         """Texts the model goes on from at every evaluation; they are printed and kept in metrics.jsonl."""
 
-    reads = ("text_column", "prompt_column", "response_column", "packing")
+    reads = (
+        *("text_column", "prompt_column", "response_column", "messages_column", "tools_column", "system_column"),
+        "packing",
+    )
     model_class = "AutoModelForCausalLM"
     main_metric = "loss"
 
@@ -51,21 +72,20 @@ class CausalLM(Task):
         """Rows are prompt and response rather than plain text."""
         return self.data.prompt_column is not None
 
+    @property
+    def chatting(self) -> bool:
+        """Rows go through a chat template."""
+        return self.data.messages_column is not None or (self.prompted and self.config.chat_template is not None)
+
+    @property
+    def prompt_columns(self) -> list[str]:
+        columns = self.data.prompt_column or []
+        return [columns] if isinstance(columns, str) else list(columns)
+
     def problems(self) -> list[str]:
-        found = [*super().problems(), *text_only(self.data)]
-        if self.prompted != (self.data.response_column is not None):
-            given = "prompt_column" if self.prompted else "response_column"
-            found.append(f"data.{given}: prompt_column and response_column go together; give both or neither")
-        if self.prompted and self.data.packing:
-            found.append(f"data.packing: {self.data.packing} packs plain text; rows of prompt and response stay apart")
-        if self.prompted and self.data.text_column:
-            found.append("data.text_column: is for plain text; give it or prompt_column and response_column, not both")
-        found += generation.problems(self.config.generate)
-        if self.config.generate and not self.prompted and not self.config.sample_prompts:
-            found.append(
-                "task.generate: rows of plain text have no prompt to answer; give data.prompt_column and "
-                "data.response_column, or task.sample_prompts"
-            )
+        found = super().problems() + problems_of(self.data, self.config, chatting=self.chatting)
+        if self.answers and self.data.packing == "best_fit":
+            found.append("task.generate: a packed row holds several prompts; leave data.packing out, or task.generate")
         return found
 
     def problems_within(self, config: Any) -> list[str]:
@@ -77,12 +97,27 @@ class CausalLM(Task):
     @property
     def answers(self) -> bool:
         """A response is written for every row at evaluation."""
-        return self.config.generate is not None and self.prompted
+        return self.config.generate is not None and (self.prompted or self.chatting)
 
     def columns(self) -> dict[str, Kind]:
-        if self.prompted:
-            return {str(self.data.prompt_column): "text", str(self.data.response_column): "text"}
-        return {self.data.text_column or "text": "text"}  # type: ignore[dict-item]
+        data = self.data
+        found: dict[str | None, Kind] = {data.text_column or "text": "text"}  # type: ignore[dict-item]
+        if data.messages_column:
+            found = {data.messages_column: "json"}
+            found |= {data.tools_column: "any_json", data.system_column: "any_text"}
+        elif self.prompted:
+            first, *others = self.prompt_columns
+            found = {first: "text", data.response_column: "text", data.system_column: "any_text"}
+            found |= dict.fromkeys(others, "any_text")
+        return {name: kind for name, kind in found.items() if name is not None}
+
+    def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
+        super().use_tokenizer(tokenizer, max_length)
+        if self.chatting:
+            set_template(tokenizer, self.config.chat_template, tools=self.data.tools_column is not None)
+
+    def processing(self) -> str:
+        return f"{super().processing()}{self.tokenizer.chat_template if self.chatting else ''}"
 
     def check(self, model: Any, *, random: bool) -> None:
         config = model.config
@@ -91,57 +126,115 @@ class CausalLM(Task):
         generation.check_room(self.tokenizer, config, prompts=prompts, longest=longest, width=self.width)
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
-        if self.prompted:
-            return self._encode_pairs(*(list(rows[column]) for column in self.columns()))
-        (column,) = self.columns()
-        features = encode_text(self.tokenizer, rows[column], end=True)
-        return features if self.packs else predicted(truncated(features, self.max_length), self.tokenizer.bos_token_id)
-
-    def _encode_pairs(self, prompts: list[str], responses: list[str]) -> Features:
-        """Prompt and response are tokenized apart, so that no token straddles the border of what is learned."""
-        eos = self.tokenizer.eos_token_id
-        heads = self.tokenizer([prompt + self.config.separator for prompt in prompts], verbose=False)["input_ids"]
-        tails = self.tokenizer(responses, add_special_tokens=False, verbose=False)["input_ids"]
-        features: Features = {"input_ids": [], "num_prompt_tokens": [], "num_bytes": [], "full_length": []}
-        for head, tail, response in zip(heads, tails, responses, strict=True):
-            head = head[:-1] if head and head[-1] == eos else head
-            tail = tail if eos is None else [*tail, eos]
-            kept = max(0, min(len(tail), self.max_length - len(head)))
-            features["input_ids"].append(head + tail[:kept])
-            features["num_prompt_tokens"].append(len(head))
-            features["num_bytes"].append(len(response.encode("utf-8", "surrogatepass")) * kept / max(1, len(tail)))
-            features["full_length"].append(len(head) + len(tail))
+        if self.chatting or self.prompted:
+            features = self._encode_chats(rows) if self.chatting else self._encode_pairs(rows)
+        else:
+            features = encode_text(self.tokenizer, rows[self.inputs()[0]], end=True)
+            if self.data.packing == "none":
+                features = truncated(features, self.max_length)
+            if self.data.packing in ("none", "best_fit"):
+                features = predicted(features, self.tokenizer.bos_token_id)
+        if self.data.packing == "best_fit":
+            self._refuse_empty(features)
         return features
+
+    def _encode_chats(self, rows: Mapping[str, Sequence[Any]]) -> Features:
+        """Conversations, or pairs as conversations of one turn, through the chat template."""
+        chats: list[Chat] = []
+        bad: dict[int, str] = {}
+        for number, cells in enumerate(zip(*(rows[name] for name in self.columns()), strict=True)):
+            try:
+                chats.append(self._chat(dict(zip(self.columns(), cells, strict=True))))
+            except ValueError as error:
+                bad[number] = str(error)
+        if not bad:
+            features, bad = encode_chats(
+                self.tokenizer,
+                chats,
+                max_length=self.max_length,
+                assistant_only=self.config.assistant_only_loss,
+            )
+        if bad:
+            raise BadRows({number: f"{self.inputs()[0]} {sentence}" for number, sentence in bad.items()})
+        return features
+
+    def _chat(self, row: Mapping[str, str]) -> Chat:
+        data = self.data
+        system = row[data.system_column] if data.system_column else ""
+        if data.messages_column:
+            tools = tools_of(row[data.tools_column]) if data.tools_column else None
+            return messages_of(row[data.messages_column], system), tools
+        assert data.response_column is not None
+        answer = {"role": "assistant", "content": row[data.response_column]}
+        return [*system_message(system), {"role": "user", "content": self._prompt(row)}, answer], None
+
+    def _prompt(self, row: Mapping[str, str]) -> str:
+        return "\n".join(row[column] for column in self.prompt_columns if row[column])
+
+    def _encode_pairs(self, rows: Mapping[str, Sequence[Any]]) -> Features:
+        cells = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+        system = self.data.system_column
+        parts = [([row[system]] if system and row[system] else []) + [self._prompt(row)] for row in cells]
+        prompts = ["\n".join(part) + self.config.separator for part in parts]
+        return encode_pairs(self.tokenizer, prompts, rows[str(self.data.response_column)], max_length=self.max_length)
+
+    def _refuse_empty(self, features: Features) -> None:
+        """In a block nobody would see that a row has nothing to learn from."""
+        counts = features.get("num_trained") or [len(row) - 1 for row in features["input_ids"]]
+        column = self.inputs()[0]
+        sentence = (
+            f"{column} holds nothing to learn from within {self.max_length} tokens; raise data.max_length or leave "
+            "the row out"
+        )
+        if empty := {number: sentence for number, count in enumerate(counts) if count < 1}:
+            raise BadRows(empty)
 
     @property
     def packs(self) -> bool:
-        return not self.prompted and self.data.packing != "none"
+        return not (self.prompted or self.chatting) and self.data.packing != "none"
+
+    @property
+    def block_size(self) -> int | None:
+        return self.max_length if self.packs or self.data.packing == "best_fit" else None
+
+    def accept(self, model: nn.Module) -> None:
+        if self.data.packing == "best_fit":
+            refuse_leaks(model)
 
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
+        if self.data.packing == "best_fit":
+            return best_fit(batches, block_size=self.max_length)
         return blocks(batches, block_size=self.max_length) if self.packs else batches
 
     def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
         rows = [feature["input_ids"] for feature in features]
         mask = attention_mask(rows)
         input_ids = pad(rows, self.tokenizer.pad_token_id)
-        labels = torch.where(mask.bool(), input_ids, IGNORED)
-        if self.prompted:
-            prompts = torch.tensor([feature["num_prompt_tokens"] for feature in features])
-            labels[torch.arange(labels.shape[1])[None, :] < prompts[:, None]] = IGNORED
+        learned = pad([feature["trained"] for feature in features], 0) if "trained" in features[0] else mask
+        labels = torch.where(learned.bool(), input_ids, IGNORED)
         labels[:, 0] = IGNORED  # nothing comes before the first token
-        return {
+        batch = {
             "input_ids": input_ids,
             "attention_mask": mask,
             "labels": labels,
             "num_bytes": bytes_column(features),
-            **generation.sampling_seeds(self.config.generate if self.answers else None, draws),
         }
+        if self.answers:
+            batch |= generation.sampling_seeds(self.config.generate, draws)
+            batch["num_prompt_tokens"] = torch.tensor([feature["num_prompt_tokens"] for feature in features])
+        if "document_lengths" in features[0]:
+            lengths = [feature["document_lengths"] for feature in features]
+            batch["position_ids"] = position_ids(lengths, input_ids.shape[1])
+            labels[batch["position_ids"] == 0] = IGNORED
+        return batch
 
     def terms(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        # transformers keeps packed documents apart by their positions only when it gets no mask
+        seen = "position_ids" if "position_ids" in batch else "attention_mask"
+        logits = model(input_ids=batch["input_ids"], **{seen: batch[seen]}, use_cache=False).logits
         return cross_entropy_sum(logits[:, :-1], batch["labels"][:, 1:]), logits
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
@@ -164,7 +257,11 @@ class CausalLM(Task):
         if not self.answers:
             return columns
         texts = generation.texts_of(columns["written"], self.tokenizer)
-        return {**columns, "predictions": texts, "references": list(rows[self.data.response_column])}
+        if self.data.messages_column:
+            references = [messages_of(cell)[-1]["content"] for cell in rows[self.data.messages_column]]
+        else:
+            references = list(rows[self.data.response_column])
+        return {**columns, "predictions": texts, "references": references}
 
     def samples(self, model: nn.Module) -> list[tuple[str, str]]:
         if not self.config.sample_prompts:
@@ -174,6 +271,10 @@ class CausalLM(Task):
         return list(zip(self.config.sample_prompts, texts, strict=True))
 
     def _sample_prompts(self) -> list[list[int]]:
+        if self.chatting:
+            chats = [[{"role": "user", "content": text}] for text in self.config.sample_prompts]
+            texts = [render(self.tokenizer, chat, None, prompt=True)[0] for chat in chats]
+            return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         end = self.config.separator if self.prompted else ""
         return generation.prompt_ids(self.tokenizer, [f"{text}{end}" for text in self.config.sample_prompts])
 
@@ -181,8 +282,9 @@ class CausalLM(Task):
         return ["perplexity", "bits_per_byte", "token_accuracy", *(["exact_match"] if self.answers else [])]
 
     def unlearnable(self, features: Any) -> np.ndarray:
-        lengths = np.asarray(features["length"])
-        return np.flatnonzero(lengths <= (np.asarray(features["num_prompt_tokens"]) if self.prompted else 1))
+        if "num_trained" in features.column_names:
+            return np.flatnonzero(np.asarray(features["num_trained"]) == 0)
+        return np.flatnonzero(np.asarray(features["length"]) <= 1)
 
     def trained_positions(self, batch: Batch) -> Tensor:
         return batch["labels"] != IGNORED

@@ -16,7 +16,7 @@ from pipeline.config import Section
 from pipeline.errors import ConfigError
 from pipeline.models.fit import position_limit
 from pipeline.models.load import quiet
-from pipeline.tasks.base import IGNORED, Batch
+from pipeline.tasks.base import Batch
 
 NOTHING = -1
 """Stands behind the end of a row of written ids."""
@@ -159,8 +159,8 @@ def pad_left(rows: Sequence[Sequence[int]], value: int) -> Batch:
 
 
 def prompts_of(batch: Batch, pad_token_id: int) -> Batch:
-    """What stands before the first learned token of each row, as `pad_left` gives it, on the batch's device."""
-    lengths = (batch["labels"] != IGNORED).int().argmax(1).tolist()
+    """The first `num_prompt_tokens` of each row, as `pad_left` gives them, on the batch's device."""
+    lengths = batch["num_prompt_tokens"].tolist()
     rows = [row[:length] for row, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
     return {key: value.to(batch["input_ids"].device) for key, value in pad_left(rows, pad_token_id).items()}
 

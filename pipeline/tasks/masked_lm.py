@@ -35,7 +35,10 @@ class MaskedLM(Task):
     main_metric = "loss"
 
     def problems(self) -> list[str]:
-        return [*super().problems(), *text_only(self.data)]
+        found = [*super().problems(), *text_only(self.data)]
+        if self.data.packing == "best_fit":
+            found.append("data.packing: best_fit keeps documents apart for causal_lm; masked_lm takes blocks or none")
+        return found
 
     def columns(self) -> dict[str, Kind]:
         return {self.data.text_column or "text": "text"}  # type: ignore[dict-item]
@@ -60,6 +63,10 @@ class MaskedLM(Task):
     @property
     def packs(self) -> bool:
         return self.data.packing == "blocks"
+
+    @property
+    def block_size(self) -> int | None:
+        return self.max_length if self.packs else None
 
     def pack(self, batches: Iterator[Features]) -> Iterator[Features]:
         return blocks(batches, block_size=self.max_length) if self.packs else batches
