@@ -30,27 +30,14 @@ def describe_data(data: Data) -> dict[str, Any]:
 
 def _describe(data: Data, split: str) -> dict[str, Any]:
     features = data.splits[split]
-    lengths, cut = np.asarray(features["length"]), int(np.sum(features["truncated"]))
-    width = -(-(int(np.ptp(lengths)) + 1) // BINS)
-    edges = np.arange(lengths.min(), lengths.max() + width + 1, width)
-    counts, _ = np.histogram(lengths, bins=edges)
     found: dict[str, Any] = {
         "rows": data.sizes[split],
         "fingerprint": data.fingerprints[split],
         "repeated_rows": data.repeated.get(split),
         "features": len(features),
-        "tokens": int(lengths.sum()),
-        "length": {
-            "min": int(lengths.min()),
-            "median": float(np.median(lengths)),
-            "p95": float(np.percentile(lengths, 95)),
-            "max": int(lengths.max()),
-            "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
-        },
-        "truncated": cut,
-        "truncated_share": round(cut / len(features), 6),
-        "max_length": data.task.max_length,
     }
+    if data.task.modality == "text":
+        found |= _lengths(features, data.task.max_length)
     if data.task.block_size is not None:
         found["block_size"] = data.task.block_size
         found["filled"] = round(found["tokens"] / (len(features) * data.task.block_size), 6)
@@ -72,6 +59,27 @@ def _describe(data: Data, split: str) -> dict[str, Any]:
         seen = data.overlaps[split]
         found["in_train"] = {"exact": seen.exact, "normalized": seen.normalized, "share": round(seen.share, 6)}
     return found
+
+
+def _lengths(features: Any, max_length: int) -> dict[str, Any]:
+    """Tokens, how they are spread over the rows, and what was cut off."""
+    lengths, cut = np.asarray(features["length"]), int(np.sum(features["truncated"]))
+    width = -(-(int(np.ptp(lengths)) + 1) // BINS)
+    edges = np.arange(lengths.min(), lengths.max() + width + 1, width)
+    counts, _ = np.histogram(lengths, bins=edges)
+    return {
+        "tokens": int(lengths.sum()),
+        "length": {
+            "min": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "p95": float(np.percentile(lengths, 95)),
+            "max": int(lengths.max()),
+            "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
+        },
+        "truncated": cut,
+        "truncated_share": round(cut / len(features), 6),
+        "max_length": max_length,
+    }
 
 
 def _labels(column: Iterable[Any]) -> Counter[str]:
@@ -98,17 +106,18 @@ def _share(part: Mapping[str, Any]) -> str:
 
 
 def _line(split: str, found: Mapping[str, Any]) -> str:
-    length = found["length"]
     features = "" if found["features"] == found["rows"] else f" in {found['features']:,} sequences"
     if "filled" in found:
         blocks = f"{found['features']:,} blocks of {found['block_size']} tokens"
         features = f" packed into {blocks}, {100 * found['filled']:.1f} % filled"
-    parts = [
-        f"{found['rows']:,} rows{features}",
-        f"{found['tokens']:,} tokens",
-        f"length {length['min']} to {length['max']}, median {length['median']:.0f} {_sparks(length['histogram'])}",
-        f"{100 * found['truncated_share']:.1f} % truncated at {found['max_length']}",
-    ]
+    parts = [f"{found['rows']:,} rows{features}"]
+    if "length" in found:
+        length = found["length"]
+        parts += [
+            f"{found['tokens']:,} tokens",
+            f"length {length['min']} to {length['max']}, median {length['median']:.0f} {_sparks(length['histogram'])}",
+            f"{100 * found['truncated_share']:.1f} % truncated at {found['max_length']}",
+        ]
     if "labels" in found:
         parts.append(_balance(found["labels"]))
     if found["repeated_rows"]:
@@ -135,7 +144,8 @@ def print_data(data: Data, console: Console | None = None) -> None:
     report = describe_data(data)
     for split, found in report.items():
         console.print(Text(clean(_line(split, found))), soft_wrap=True)
-        _histogram(console, "tokens", _ranges(found["length"]["histogram"]))
+        if "length" in found:
+            _histogram(console, "tokens", _ranges(found["length"]["histogram"]))
         if "labels" in found:
             _histogram(console, "label", found["labels"])
         if "numbers" in found:

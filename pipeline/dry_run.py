@@ -29,6 +29,8 @@ def print_plan(prepared: Prepared, console: Console | None = None) -> None:
     _movement(prepared, console)
     _memory(prepared, console)
     _data(prepared, console)
+    for note in prepared.task.notes():
+        console.print(Text(clean(note)))
     _files(prepared, console)
     _samples(prepared, console)
 
@@ -39,11 +41,12 @@ def _sizes(prepared: Prepared, console: Console) -> None:
     rows = len(prepared.splits["train"])
     steps, per_epoch = total_steps(config.train, rows), steps_per_epoch(rows, config.train.train_batch_size)
     tokens = int(np.sum(prepared.splits["train"]["length"])) * steps / per_epoch
+    amount = f", about {tokens:,.0f} tokens" if prepared.task.modality == "text" else ""
     console.print(Text.assemble(("plan", "bold"), clean(f"  {config.task.name} -> {config.output_dir}")))
     console.print(f"parameters   {total:,}, of which {trainable:,} move ({100 * trainable / total:.2f} %)")
     console.print(
         f"steps        {steps:,} of {config.train.train_batch_size} rows ({steps / per_epoch:.2f} epochs of {rows:,} "
-        f"rows), about {tokens:,.0f} tokens"
+        f"rows){amount}"
     )
     console.print(
         f"hardware     {accelerator.num_processes} process(es) on {accelerator.device.type}, "
@@ -72,7 +75,7 @@ def _memory(prepared: Prepared, console: Console) -> None:
         prepared.model,
         config.optim.name,
         min(config.train.micro_batch_size or whole, whole),
-        int(np.max(prepared.splits["train"]["length"])),
+        prepared.task.sequence_length(prepared.splits["train"], prepared.model.config),
         prepared.accelerator.mixed_precision,
         recompute=config.train.gradient_checkpointing,
     )
@@ -108,20 +111,22 @@ def _files(prepared: Prepared, console: Console) -> None:
 
 
 def _samples(prepared: Prepared, console: Console) -> None:
-    """Two rows token by token: bold green is learned, grey is only read."""
+    """Two rows piece by piece: bold green is learned, grey is only read."""
     task = prepared.task
     rows = np.arange(min(SAMPLES, len(prepared.splits["train"])))
     batch = collate(task, prepared.splits["train"], rows, seed=prepared.config.train.seed, epoch=0)
-    trained = task.trained_positions(batch)
     for row in range(len(rows)):
-        length = int(batch["attention_mask"][row].sum())
+        features = prepared.splits["train"][int(rows[row])]
         text = Text(f"row {row + 1}: ", style="bold")
-        for position in range(length):
-            piece = task.tokenizer.convert_ids_to_tokens(int(batch["input_ids"][row, position]))
-            learned = bool(trained[row, position])
+        for piece, learned in task.show(batch, row):
             piece = f"[{piece}]" if learned and not console.is_terminal else piece
             text.append(clean(piece), style="bold green" if learned else "dim")
-        if "label" in prepared.splits["train"].column_names:
-            text.append(clean(f"  -> {prepared.splits['train'][int(rows[row])]['label']}"), style="bold green")
+        if "label" in features:
+            text.append(clean(f"  -> {features['label']}"), style="bold green")
+        if "target_ids" in features:
+            pieces = task.tokenizer.convert_ids_to_tokens(features["target_ids"])
+            shown = pieces if console.is_terminal else [f"[{piece}]" for piece in pieces]
+            text.append(clean(f"  -> {''.join(shown)}"), style="bold green")
         console.print(text)
-    console.print("(green, or in brackets: tokens that are learned)", style="dim", highlight=False, markup=False)
+    if task.modality == "text":
+        console.print("(green, or in brackets: tokens that are learned)", style="dim", highlight=False, markup=False)

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.data import COLUMN_KEYS, DataConfig, default_cache_dir, encode_cached, places_of
+import numpy as np
+
+from pipeline.data import COLUMN_KEYS, DataConfig, beside, default_cache_dir, encode_cached, places_of
 from pipeline.errors import DataError
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
@@ -40,7 +42,9 @@ def encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, sto
     def encode(batches: Iterator[Features]) -> Iterator[Features]:
         return map(_with_lengths, task.pack(_encoded_batches(config.data, task, split, batches)))
 
-    return encode_cached(rows, encode, key=key, cache_dir=folder, description=f"tokenize {split}", poll=stop.poll)
+    description = f"{'tokenize' if task.modality == 'text' else 'encode'} {split}"
+    features = encode_cached(rows, encode, key=key, cache_dir=folder, description=description, poll=stop.poll)
+    return beside(features, rows, task.kept_columns())
 
 
 def _encoded_batches(data: DataConfig, task: Task, split: str, batches: Iterator[Features]) -> Iterator[Features]:
@@ -76,21 +80,22 @@ def refuse_unlearnable(data: DataConfig, task: Task, splits: Mapping[str, Any]) 
     problems = []
     for split, features in splits.items():
         rows = task.unlearnable(features)
+        total = len(features)
+        if len(rows) and "example" in features.column_names:
+            examples = np.asarray(features["example"])
+            rows, total = np.unique(examples[rows]), len(np.unique(examples))
         if len(rows):
-            shown = ", ".join(_names(data, task, split, features, rows[:10].tolist()))
+            shown = ", ".join(_names(data, task, split, rows[:10].tolist()))
             problems.append(
-                f"data.max_length: {len(rows)} of {len(features)} {split} rows hold nothing to learn from within "
+                f"data.max_length: {len(rows)} of {total} {split} rows {task.nothing_to_learn} within "
                 f"{task.max_length} tokens ({shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
             )
     if problems:
         raise DataError(problems)
 
 
-def _names(data: DataConfig, task: Task, split: str, features: Any, numbers: list[int]) -> list[str]:
-    """Where encoded rows come from; a packed one holds parts of several and has its number alone."""
+def _names(data: DataConfig, task: Task, split: str, numbers: list[int]) -> list[str]:
+    """Where rows were written; a packed one holds parts of several and has its number alone."""
     if task.block_size is not None:
         return [f"block {number + 1}" for number in numbers]
-    if "example" in features.column_names:
-        numbers = [features[number]["example"] for number in numbers]
-    places = places_of(data, split, task.inputs()[0], numbers)
-    return list(dict.fromkeys(places[number] for number in numbers))
+    return list(places_of(data, split, task.inputs()[0], numbers).values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from pipeline import out_of_memory
+from pipeline.bootstrap import columns_of, numbers
 from pipeline.config import Section
 from pipeline.data.batching import draws
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, UserError
 from pipeline.processes import Processes
 from pipeline.stopping import StopRequest
 from pipeline.tasks.base import Task
 
+Part = dict[str, Tensor]
+Forward = Callable[[np.ndarray], tuple[Part, float, int]]
+"""Row numbers -> columns of these rows (with their numbers as `row`), their summed loss, and how many terms it has."""
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
 
 
@@ -43,6 +47,8 @@ class EvalConfig(Section):
     """Stop after so many evaluations without an improvement."""
     load_best_model_at_end: bool = True
     """Save the best evaluated weights rather than the last ones."""
+    bootstrap: int = Field(0, ge=0)
+    """Draw the rows anew so many times (1000, say) for 95 % intervals of the final metrics; 0: no intervals."""
 
     def better(self, metric: str, new: float, old: float | None) -> bool:
         """Whether a value improves on the best so far; what is not finite never does, a tie keeps the old one."""
@@ -62,6 +68,21 @@ def load_metrics(names: Sequence[str]) -> dict[str, Any]:
     return {name: load_metric(name) for name in names}
 
 
+def reported_names(metric: Any) -> tuple[str, ...] | None:
+    """The names under which a metric reports its numbers; None for one of the user's own, which may use any."""
+    from pipeline.metrics import LocalMetric
+
+    return (metric.reported or (metric.name,)) if isinstance(metric, LocalMetric) else None
+
+
+def metric_settings(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """How exactly the metrics score that others compute in other ways: their signatures, by the metric's name."""
+    from pipeline.metrics import LocalMetric
+
+    ours = {name: metric.signature for name, metric in metrics.items() if isinstance(metric, LocalMetric)}
+    return {name: signature for name, signature in ours.items() if signature is not None}
+
+
 def evaluate(
     model: nn.Module,
     task: Task,
@@ -73,14 +94,45 @@ def evaluate(
     batch_size: int,
     seed: int,
     stop: StopRequest,
+    tune: bool = False,
+    look: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, float]:
-    """Mean loss per term and the metrics over all rows of `dataset`; every process gets the same result.
+    """Mean loss per term, the metrics over all examples, and `num_samples`, how many those are.
 
-    `dataset` holds the encoded split, `rows` the rows it was made from.
+    Every process gets the same result. `dataset` holds the encoded split, `rows` the rows it was made from. With
+    `tune` the task may choose on these rows what it applies to outputs. `look` gets the columns that the metrics take.
 
     Rows are sorted by length and dealt out to the processes; what a metric needs comes back as a few numbers per row
     with its row number, so that nothing is counted twice and the order never depends on the number of processes.
     Raises Stopped, on all processes, when one of them was asked to stop.
+    """
+    found, (loss, terms) = over_rows(
+        model,
+        dataset,
+        lambda rows: _forward(model, task, dataset, rows, processes.accelerator, seed),
+        processes=processes,
+        batch_size=batch_size,
+        stop=stop,
+    )
+    if tune:
+        task.tune(found)
+    columns = task.examples(found, rows, dataset)
+    if task.across_rows:  # what a batch says of its own rows depends on where the split was cut
+        loss = float(np.sum(columns["loss"]))
+    result = {"loss": loss / terms}
+    for name, metric in metrics.items():
+        result.update(_compute(name, metric, columns))
+    if look is not None:
+        look(columns)
+    return {**result, "num_samples": len(next(iter(columns.values())))}
+
+
+def over_rows(
+    model: nn.Module, dataset: Any, forward: Forward, *, processes: Processes, batch_size: int, stop: StopRequest
+) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
+    """`forward` over all rows without dropout or gradients: its columns in row order, and its loss and terms summed.
+
+    Every process does its share and gets the whole. Raises Stopped, on all of them, when one was asked to stop.
     """
     order = np.argsort(np.asarray(dataset["length"]), kind="stable")[::-1]
     mine = order[processes.rank :: processes.count]
@@ -88,19 +140,12 @@ def evaluate(
     model.eval()
     with without_gradients(model):
         rounds = _together if isinstance(model, FSDPModule) else _alone
-        parts, total = rounds(
-            lambda rows: _forward(model, task, dataset, rows, processes.accelerator, seed),
-            Share(order, mine, batch_size, processes, stop),
-        )
+        parts, total = rounds(forward, Share(order, mine, batch_size, processes, stop))
     model.train(was_training)
     loss, terms, stopped = processes.total(*total, stop())
     if stopped:
         raise stop.stopped()
-    columns = task.examples(_gather(parts, processes.accelerator), rows, dataset)
-    result = {"loss": loss / terms}
-    for name, metric in metrics.items():
-        result.update(_compute(name, metric, columns))
-    return result
+    return _gather(parts, processes), (loss, terms)
 
 
 def without_gradients(model: nn.Module) -> AbstractContextManager[Any]:
@@ -118,10 +163,6 @@ class Share:
     batch_size: int
     processes: Processes
     stop: StopRequest
-
-
-Part = dict[str, Tensor]
-Forward = Callable[[np.ndarray], tuple[Part, float, int]]
 
 
 def _alone(forward: Forward, share: Share) -> tuple[list[Part], list[float]]:
@@ -174,12 +215,18 @@ def _forward(
     with accelerator.autocast():
         loss, logits = task.loss(model, batch)
         found = {**task.postprocess(logits, batch), **task.generate(model, batch)}
+    found = {key: value.clone() for key, value in found.items()}  # a view would keep all of what it is a view of
     return {**found, "row": torch.as_tensor(rows.copy())}, float(loss), task.terms(batch)
 
 
-def collate(task: Task, dataset: Any, rows: np.ndarray, *, seed: int, epoch: int) -> dict[str, Tensor]:
+def collate(
+    task: Task, dataset: Any, rows: np.ndarray, *, seed: int, epoch: int, training: bool = False
+) -> dict[str, Tensor]:
     """Rows of a split to one batch of tensors; what is drawn depends on (seed, epoch, row) alone."""
-    return task.collate([dataset[int(row)] for row in rows], draws(rows, seed=seed, epoch=epoch))
+    features, generators = [dataset[int(row)] for row in rows], draws(rows, seed=seed, epoch=epoch)
+    if training:
+        features = [task.augment(feature, draw) for feature, draw in zip(features, generators, strict=True)]
+    return task.collate(features, generators)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -187,24 +234,23 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
-def _gather(parts: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, np.ndarray]:
+def _gather(parts: list[Part], processes: Processes) -> dict[str, np.ndarray]:
     """All rows of all processes in row order. Plain tensors on the wire: nothing is pickled."""
     columns = {key: torch.cat([part[key].cpu() for part in parts]) for key in parts[0]}
-    if accelerator.num_processes > 1:
-        padded = {
-            key: accelerator.pad_across_processes(value.to(accelerator.device), dim=0, pad_index=-1)
-            for key, value in columns.items()
-        }
-        columns = {key: accelerator.gather(value).cpu() for key, value in padded.items()}
-    known = columns["row"] >= 0
-    order = torch.argsort(columns["row"][known])
-    return {key: value[known][order].numpy() for key, value in columns.items() if key != "row"}
+    if processes.count > 1:
+        columns = to_device(columns, processes.accelerator.device)
+    everyone = processes.in_row_order(columns)
+    return {key: value.cpu().numpy() for key, value in everyone.items() if key != "row"}
 
 
 def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float]:
-    features = metric.features[0] if isinstance(metric.features, list) else metric.features
-    missing = [key for key in features if key not in columns]
+    taken = columns_of(metric)
+    missing = [key for key in taken if key not in columns]
     if missing:
-        raise ConfigError(f"eval.metrics: {name} needs {', '.join(features)}, and this task gives {', '.join(columns)}")
-    result = metric.compute(**{key: columns[key] for key in features})
-    return {key: float(value) for key, value in result.items() if isinstance(value, (int, float, np.number))}
+        raise ConfigError(f"eval.metrics: {name} needs {', '.join(taken)}, and this task gives {', '.join(columns)}")
+    try:
+        return numbers(metric.compute(**{key: columns[key] for key in taken}))
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:  # texts for numbers, lists for single values
+        raise ConfigError(f"eval.metrics: {name} does not fit what this task gives ({error})") from error

@@ -181,9 +181,8 @@ def _prepare(
     task.accept(model)
     stop.poll()
     strategies = strategies_of(config)
-    found = movements(
-        model, [strategy.rules(model, task) for strategy in strategies.values()], config.optim.weight_decay
-    )
+    rules = [task.rules(model), *(strategy.rules(model, task) for strategy in strategies.values())]
+    found = movements(model, rules, config.optim.weight_decay)
     apply(model, found)
     if config.train.gradient_checkpointing:
         checkpoint_activations(model)

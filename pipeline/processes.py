@@ -18,6 +18,8 @@ from pipeline.errors import UserError
 from pipeline.stopping import Stopped
 
 T = TypeVar("T")
+Rows = dict[str, Tensor]
+"""Columns of rows, (rows, ...) each, with `row`, their numbers."""
 PATIENCE = datetime.timedelta(hours=12)
 """How long processes wait for the work of one, such as writing a checkpoint; a dead one is noticed within a second."""
 BUCKET = 25 * 2**20
@@ -51,6 +53,15 @@ class Processes:
             return [float(value) for value in values]
         found = torch.tensor([float(value) for value in values], dtype=torch.float64, device=self.accelerator.device)
         return [float(value) for value in self.accelerator.reduce(found, "sum")]
+
+    def in_row_order(self, own: Rows) -> Rows:
+        """The rows of all processes, on each of them, by their number; those with the number -1 are left out."""
+        if self.count > 1:
+            padded = {key: self.accelerator.pad_across_processes(own[key], dim=0, pad_index=-1) for key in own}
+            own = {key: self.accelerator.gather(value) for key, value in padded.items()}
+        known = own["row"] >= 0
+        order = torch.argsort(own["row"][known])
+        return {key: value[known][order] for key, value in own.items()}
 
     def share(self, text: str) -> list[str]:
         """Every process's text, by rank. Waits for as long as the slowest one works."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from pipeline import models
 from pipeline.corpora import read_sources, read_stream
-from pipeline.data import Overlap, fingerprint, load_splits, overlap, places_of, see
+from pipeline.data import Overlap, fingerprint, identity, load_splits, overlap, places_of, see
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.evaluation import load_metrics
+from pipeline.evaluation import load_metrics, reported_names
 from pipeline.models.limit import length_limit
 from pipeline.optim import movements
-from pipeline.settings import make_task, strategies_of
+from pipeline.settings import make_task, start_of, strategies_of
 from pipeline.stopping import StopRequest
 from pipeline.strategies import Strategy
 from pipeline.tasks import Task
@@ -61,16 +61,19 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     )
     task = make_task(config)
     models.check_start(config.model, task.model_class)
-    rows = load_splits(config.data, task.columns(), datasets=datasets)
+    rows = load_splits(config.data, task.columns(), datasets=datasets, poll=stop.poll)
     sources = config.data.sources if datasets is None else None
     streamed = config.data.streaming and datasets is None
     if "train" not in rows and not sources and not streamed:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
+    if config.eval.bootstrap and not set(rows) - {"train"}:
+        raise ConfigError(
+            "eval.bootstrap: there are no validation or test rows to draw from; give some, or leave it out"
+        )
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
-    check_best_metric(config, task)
-    tokenizer = models.load_tokenizer(config.model)
-    task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
+    check_best_metric(config, task, scored=bool(set(rows) - {"train"}))
+    _use_processing(config, task)
     check_model(config, task)
     corpora = read_sources(config, task, stop) if sources else None
     stream = read_stream(config, task) if streamed else None
@@ -120,7 +123,7 @@ def shared(data: Any, task: Task, rows: Mapping[str, Any], split: str, pairs: li
 
 
 def _shorten(cell: Any) -> str:
-    shown = repr(cell)
+    shown = repr(identity(cell))
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
@@ -133,28 +136,41 @@ def check_model(config: Any, task: Task) -> None:
         tokenizer=task.tokenizer,
         new_parameters=task.new_parameters,
     )
-    strategies = list(strategies_of(config).values())
+    task.check(model, random=start_of(config) == "random")
+    strategies, rules = list(strategies_of(config).values()), task.rules(model)
     for strategy in strategies:
         strategy.check(model, task)
     if all(type(strategy).wrap is Strategy.wrap for strategy in strategies):
-        movements(model, [strategy.rules(model, task) for strategy in strategies], config.optim.weight_decay)
+        asked = (strategy.rules(model, task) for strategy in strategies)
+        movements(model, [rules, *asked], config.optim.weight_decay)
 
 
-def check_best_metric(config: Any, task: Task) -> None:
-    """Refuse a metric that is not there, and a metric_for_best_model that nothing will report.
+def check_best_metric(config: Any, task: Task, *, scored: bool) -> None:
+    """Refuse a metric that is not there or lacks a package, and a metric_for_best_model that nothing will report.
 
     Metrics of the user's own may report any name.
     """
     try:
-        load_metrics(config.eval.metrics)
+        load_metrics(task.metrics() if scored else [])
+        asked = [reported_names(metric) for metric in load_metrics(config.eval.metrics).values()]
     except ConfigError as error:
         raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
-    wanted, known = config.eval.metric_for_best_model, ["loss", *task.metrics()]
-    if wanted is not None and wanted not in known and not config.eval.metrics:
+    wanted = config.eval.metric_for_best_model
+    known = ["loss", *task.reported(), *(name for names in asked for name in names or ())]
+    if wanted is not None and wanted not in known and None not in asked:
         raise ConfigError(
             f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "
             "(or add it to eval.metrics)"
         )
+
+
+def _use_processing(config: Any, task: Task) -> None:
+    """Give the task what turns its rows into inputs."""
+    if task.modality == "image":
+        task.use_image_processor(models.load_image_processor(config.model))
+    else:
+        tokenizer = models.load_tokenizer(config.model)
+        task.use_tokenizer(tokenizer, _max_length(config, tokenizer))
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:

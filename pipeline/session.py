@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.bootstrap import Intervals
 from pipeline.config import dump
-from pipeline.evaluation import collate, evaluate, load_metrics, to_device
+from pipeline.evaluation import collate, evaluate, load_metrics, metric_settings, to_device
 from pipeline.export import check_reload, logits_of, save_model
 from pipeline.files import write_text
 from pipeline.heartbeat import Heartbeat
@@ -27,7 +28,9 @@ from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, rest
 from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier
 from pipeline.prepare import Prepared, start_model
-from pipeline.settings import start_of
+from pipeline.reference import add_reference
+from pipeline.results import results_of
+from pipeline.samples import log_samples
 from pipeline.sharding import full_weights, shard
 from pipeline.stopping import StopRequest
 from pipeline.tracking import RunLog, start_trackers
@@ -59,6 +62,7 @@ class Session:
             folder, self.accelerator, plain=config.tracking.disable_tqdm, total_steps=self.training.total_steps
         )
         self.manifest = {**describe_run(self.accelerator), **prepared.describe()}
+        self.intervals = Intervals(self.metrics, config.eval.bootstrap, config.train.seed, self.processes, stop)
         self.earlier_cost: dict[str, float] = {}
         self.evaluation_seconds = self.evaluating_seconds = 0.0
         self.began = time.monotonic()
@@ -102,7 +106,8 @@ class Session:
     def do(self, start: Path | None) -> dict[str, Any]:
         """Train from the start or a checkpoint; returns the results."""
         config, training = self.prepared.config, self.training
-        self._start_strategies()  # before a checkpoint moves the weights away from the start
+        self._start_reference()  # before a checkpoint moves the weights away from the start
+        self._start_strategies()
         if start is not None:
             self._restore(start)
         if self.processes.count > 1:
@@ -120,11 +125,20 @@ class Session:
         self.ended, self.peak = time.monotonic(), peak_memory_bytes(self.accelerator.device)
         if state.step > before:
             self.save(state)
-        validation = self.keeper.take_best(state)
-        metrics = {"validation": validation} if validation else {}
+        scores = self._final(state)
+        settings = metric_settings(self.metrics)
+        return results_of(self.prepared, self.training, self.parameters, scores, self.intervals.found, settings)
+
+    def _final(self, state: TrainState) -> dict[str, dict[str, float]]:
+        """The scores of the weights that are kept."""
+        again = self.prepared.task.tunes or self.prepared.config.eval.bootstrap
+        found = self.keeper.take_best(state)
+        if found and again:  # what is chosen on validation rows, and their intervals, must be of these weights
+            found = self.evaluate("validation", state.step, final=True)
+        scores = {"validation": found} if found else {}
         if "test" in self.prepared.splits:
-            metrics["test"] = self.evaluate("test", state.step)
-        return self._results(state, metrics)
+            scores["test"] = self.evaluate("test", state.step, final=True)
+        return scores
 
     def _facts(self) -> dict[str, str]:
         """What every process must see alike before the first step."""
@@ -143,6 +157,20 @@ class Session:
         self.heartbeat.at("training", step + 1)
         self.log.advance(step)
 
+    def _start_reference(self) -> None:
+        """Keep what the start model says about the rows, for a task that compares with it."""
+        config, splits = self.prepared.config, self.prepared.splits
+        add_reference(
+            splits,
+            self.plain,
+            self.prepared.task,
+            processes=self.processes,
+            batch_size=config.eval.eval_batch_size or self.training.micro_batch_size,
+            seed=config.train.seed,
+            stop=self.stop,
+        )
+        self.training.dataset = splits["train"]
+
     def _start_strategies(self) -> None:
         """Let each strategy look at the start weights, with the training batches in order."""
         for strategy in self.prepared.strategies.values():
@@ -157,8 +185,11 @@ class Session:
             rows = np.arange(first, min(first + size, len(dataset)))
             yield to_device(collate(task, dataset, rows, seed=seed, epoch=0), self.accelerator.device)
 
-    def evaluate(self, split: str, step: int) -> dict[str, float]:
-        """Score a split, write the event, return the numbers. Raises Stopped when asked to stop meanwhile."""
+    def evaluate(self, split: str, step: int, *, final: bool = False) -> dict[str, float]:
+        """Score a split, write the event, return the numbers. Raises Stopped when asked to stop meanwhile.
+
+        A final one makes the intervals; of validation it is in the log already.
+        """
         began = time.monotonic()
         dataset = self.prepared.splits[split]
         config = self.prepared.config
@@ -173,14 +204,16 @@ class Session:
             batch_size=config.eval.eval_batch_size or self.training.micro_batch_size,
             seed=config.train.seed,
             stop=self.stop,
+            tune=split == "validation",
+            look=partial(self.intervals.draw, split) if final else None,
         )
+        log_samples(self.plain, self.prepared.task, self.processes, self.log.event, split=split, step=step)
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
             self.evaluating_seconds = self.evaluation_seconds  # the part that lies within training
         epoch = round(step / self.training.steps_per_epoch, 4)
-        self.log.event(
-            {"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found, "num_samples": len(dataset)}
-        )
+        if not (final and split == "validation"):
+            self.log.event({"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found})
         self.heartbeat.at("training", step + 1)
         return found
 
@@ -204,32 +237,6 @@ class Session:
         with suppress(OSError, ValueError):  # of an earlier run, or cut off: only the count of its cost is in it
             self.earlier_cost = json.loads((self.folder / "manifest.json").read_text()).get("cost", {})
 
-    def _results(self, state: TrainState, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        config = self.prepared.config
-        total, trainable = self.parameters
-        return {
-            "task": config.task.name,
-            "start": start_of(config),
-            "strategies": list(self.prepared.strategies),
-            "steps": state.step,
-            "epochs": round(state.step / self.training.steps_per_epoch, 4),
-            "samples": state.samples,
-            "tokens": state.tokens,
-            "skipped_steps": state.skipped,
-            "best_step": state.best_step,
-            "stopped_early": state.stopped_early,
-            "parameters": {
-                "total": total,
-                "trainable": trainable if self.training.total_steps else 0,
-                "trainable_percent": round(100 * trainable / total, 4) if self.training.total_steps else 0.0,
-            },
-            "main_metric": self.main_metric,
-            "greater_is_better": config.eval.is_greater_better(self.main_metric),
-            "metrics": metrics,
-            "num_samples": {split: len(rows) for split, rows in self.prepared.splits.items()},
-            "label_names": list(self.prepared.task.model_kwargs().get("id2label", {}).values()),
-        }
-
     def close(self) -> None:
         """Stop what runs beside the training."""
         self.training.feed.close()
@@ -241,6 +248,7 @@ class Session:
         for strategy in self.prepared.strategies.values():
             plain = strategy.exported(plain)
         task, config, folder = self.prepared.task, self.prepared.config, self.folder / "model"
+        plain = task.exported(plain)
         split = self.prepared.splits.get("validation", self.prepared.splits["train"])
         rows = np.arange(min(ROWS_TO_COMPARE, len(split)))
         batch = to_device(collate(task, split, rows, seed=0, epoch=0), self.accelerator.device)

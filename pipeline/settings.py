@@ -97,11 +97,18 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
 
 def check(config: Any, *, has_validation: bool) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
-    model, evaluation = config.model, config.eval
-    found = [*make_task(config).problems(), *check_sharding(config)]
+    model, evaluation, task = config.model, config.eval, make_task(config)
+    found = [*task.problems(), *task.problems_within(config), *check_sharding(config)]
+    if task.across_rows and config.train.train_batch_size == 1:
+        found.append("train.train_batch_size: rows of a batch are compared with each other here; give more than 1")
     if model.model_name_or_path is None and model.config is None:
         found.append("model: give model_name_or_path (start from a checkpoint) or config (start from random weights)")
-    if model.config is not None and model.tokenizer_name_or_path is None:
+    if task.modality == "image":
+        if model.tokenizer_name_or_path is not None:
+            found.append("model.tokenizer_name_or_path: images need no tokenizer; leave it out")
+        if config.train.train_sampling_strategy == "group_by_length":
+            found.append("train.train_sampling_strategy: images have no length to group them by; leave it out")
+    elif model.config is not None and model.tokenizer_name_or_path is None:
         found.append(
             "model.tokenizer_name_or_path: random weights come with no tokenizer; name one or a folder that has one"
         )
@@ -114,6 +121,8 @@ def check(config: Any, *, has_validation: bool) -> None:
             "data.streaming: a stream is read in its order; set train.train_sampling_strategy: sequential "
             "(data.shuffle_buffer_size shuffles what is read)"
         )
+    if 0 < evaluation.bootstrap < 100:
+        found.append("eval.bootstrap: fewer than 100 draws say nothing of the ends; expected 0 (off), or 1000, say")
     if not has_validation:
         for key in ("eval_steps", "metric_for_best_model", "early_stopping_patience"):
             if getattr(evaluation, key) is not None:

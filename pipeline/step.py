@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from pipeline import out_of_memory
+from pipeline.across_rows import whole_batch
 from pipeline.errors import UserError
 from pipeline.evaluation import to_device
 from pipeline.feed import Portion
@@ -138,12 +139,14 @@ def _backward(training: Training, portion: Portion, terms: int, *, apart: bool) 
     # data-parallel wrappers average over processes, and a mean over terms is a sum over processes
     scale = accelerator.num_processes / terms
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    whole = whole_batch(training, portion, lambda: _seed(training))
     for number, (batch, part) in enumerate(zip(portion.batches, portion.parts, strict=True)):
         last = number == len(portion.batches) - 1
         # gradients of copies travel once per step; those of shares must be spread at once
         with nullcontext() if last and not apart else accelerator.no_sync(model):
             with accelerator.autocast():
-                loss, _ = training.task.loss(model, to_device(batch, accelerator.device))
+                inputs = to_device(batch, accelerator.device)
+                loss = whole.stand_in(training, inputs, number) if whole else training.task.loss(model, inputs)[0]
             loss = loss if part.counts else loss * 0.0
             total += loss.detach().double()
             objective = loss * scale
@@ -151,7 +154,7 @@ def _backward(training: Training, portion: Portion, terms: int, *, apart: bool) 
                 for penalty in _penalties(training):
                     objective = objective + penalty
             accelerator.backward(objective)
-    return float(total)
+    return whole.loss if whole else float(total)
 
 
 def _penalties(training: Training) -> Iterable[Tensor]:

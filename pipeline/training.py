@@ -120,7 +120,9 @@ class Training:
     def feed(self) -> Feed:
         """The batches of every step."""
         return Feed(
-            lambda rows, epoch: collate(self.task, self.dataset, rows, seed=self.config.seed, epoch=epoch),
+            lambda rows, epoch: collate(
+                self.task, self.dataset, rows, seed=self.config.seed, epoch=epoch, training=True
+            ),
             np.asarray(self.dataset["length"]),
             config=self.config,
             steps_per_epoch=self.steps_per_epoch,

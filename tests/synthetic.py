@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
+from PIL import Image
 
 from benchmarks.reliability.runs import WORDS
 from pipeline.settings import RunConfig, make_task
 from pipeline.strategies import STRATEGIES
-from pipeline.tasks import TASKS
-from tests.tiny import DECODERS, tiny_checkpoint
+from pipeline.tasks import TASKS, Task
+from tests.tiny import DECODERS, ENCODER_DECODERS, VISION, tiny_checkpoint
 
 ARCHITECTURES = {
     "AutoModelForCausalLM": "llama",
@@ -23,7 +25,9 @@ ARCHITECTURES = {
     "AutoModelForTokenClassification": "bert",
     "AutoModelForQuestionAnswering": "bert",
     "AutoModelForMultipleChoice": "bert",
+    "AutoModelForImageClassification": "vit",
     "AutoModel": "bert",
+    "AutoModelForSeq2SeqLM": "t5",
 }
 """A new model class of a new task takes the next line."""
 STRATEGY_SETTINGS: dict[str, dict[str, Any]] = {"freeze": {"num_layers": 1}, "lora": {"r": 2, "lora_alpha": 4}}
@@ -44,13 +48,48 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "task": {"name": "text_classification", "problem_type": "multi_label_classification"}
     },
     "text_classification regression": {"task": {"name": "text_classification", "problem_type": "regression"}},
+    "image_classification augmented": {
+        "task": {"name": "image_classification", "random_resized_crop": {"scale": [0.6, 1.0]}, "horizontal_flip": 0.3}
+    },
+    "embedding scored": {
+        "task": {"name": "embedding", "score_range": [0, 3]},
+        "data": {"text_column": ["sentence1", "sentence2"], "label_column": "score"},
+    },
+    "token_classification spans": {
+        "task": {"name": "token_classification", "label_format": "spans", "label_all_tokens": True, "stride": 3},
+        "data": {"max_length": 12},
+    },
     **{name: {"task": name} for name in TASKS},
+    "question_answering": {"task": "question_answering", "data": {"max_length": 16}},  # windows that overlap
+    # the usual scale of 20 makes gradients, and what rounding does to them, many times those of the other tasks
+    "embedding": {"task": {"name": "embedding", "scale": 5.0}},
+    "seq2seq": {"task": {"name": "seq2seq", "generate": {"max_new_tokens": 8}}},
 }
 """Every task, and the forms that some have."""
 
 
+def turned(texts: list[str], by: int) -> list[str]:
+    """The same texts beginning elsewhere."""
+    return texts[by:] + texts[:by]
+
+
+def answer_at(words: list[str], number: int) -> dict[str, Any]:
+    """A word of a text as an answer, with the number of its first character."""
+    return {"text": words[number], "answer_start": len(" ".join([*words[:number], ""]))}
+
+
+def picture(words: list[str]) -> Any:
+    """Noise, brighter in one half when the words speak of cats, in the other when of dogs."""
+    pixels = np.random.default_rng(list(" ".join(words).encode())).integers(0, 120, (20, 24, 3), dtype=np.uint8)
+    pixels[:, :12] += np.uint8(120 * ("cat" in words))
+    pixels[:, 12:] += np.uint8(120 * ("dog" in words))
+    return Image.fromarray(pixels)
+
+
 MADE: dict[str, Callable[[list[str]], Any]] = {
     "text": " ".join,
+    "text chosen": lambda words: " ".join(["good", *words[:3]]),
+    "text rejected": lambda words: " ".join(["bad", *reversed(words)]),
     "any_text": lambda words: "" if "sun" in words else words[0],
     "label": lambda words: "cats" if "cat" in words else "dogs" if "dog" in words else "other",
     "labels": lambda words: [word for word in ("cat", "dog", "moon") if word in words] or ["none"],
@@ -61,6 +100,22 @@ MADE: dict[str, Callable[[list[str]], Any]] = {
             for turn in range(2 * (1 + len(words) % 2))
         ]
     ),
+    "texts choices": lambda words: turned(["cats", "dogs", "other", "birds"][: 3 + len(words) % 2], len(words) % 3),
+    "text question": lambda words: words[-1],
+    "json answers": lambda words: [] if "moon" in words else [answer_at(words, len(words) - 1)],
+    "image": picture,
+    "text positive": lambda words: " ".join(reversed(words)),
+    "text sentence2": lambda words: words[0],
+    "texts": list,
+    "tags": lambda words: [f"B-{word}" if word in ("cat", "dog") else "O" for word in words],
+    "json spans": lambda words: json.dumps(
+        [
+            {"start": sum(map(len, words[:place])) + place, "end": len(" ".join(words[: place + 1])), "label": word}
+            for place, word in enumerate(words)
+            if word in ("cat", "dog")
+        ]
+    ),
+    "text target": lambda words: " ".join(reversed(words)),
 }
 """What a cell of a kind looks like, made from random words; `kind column` where a column needs cells of its own."""
 
@@ -76,7 +131,8 @@ def rows(columns: Mapping[str, str], count: int, seed: int = 0) -> Dataset:
 def settings(variant: str, strategy: str | None, checkpoint: Path, output_dir: Path, **more: Any) -> dict[str, Any]:
     """A complete small run as a mapping; `more` are flat overrides such as `max_steps=2`."""
     found: dict[str, Any] = {**VARIANTS[variant], "model": {"model_name_or_path": str(checkpoint)}}
-    found["data"] = {"max_length": 64, "allow_overlap": True, **found.get("data", {})}
+    length = {"max_length": 64} if task_of(variant).modality == "text" else {}
+    found["data"] = {**length, "allow_overlap": True, **found.get("data", {})}
     if strategy:
         found[strategy] = STRATEGY_SETTINGS.get(strategy, {})
     flat = {"max_steps": 3, "train_batch_size": 8, "learning_rate": 1e-2, "mixed_precision": "no", "logging_steps": 1}
@@ -91,15 +147,24 @@ def data_of(config: Any, count: int = 40) -> dict[str, Dataset]:
 
 def model_class(variant: str) -> str:
     """The auto class of a variant's task."""
+    return task_of(variant).model_class
+
+
+def task_of(variant: str) -> type[Task]:
+    """The class of a variant's task."""
     task = VARIANTS[variant]["task"]
-    return TASKS[task if isinstance(task, str) else task["name"]].model_class
+    return TASKS[task if isinstance(task, str) else task["name"]]
 
 
 def checkpoint_for(variant: str, folder: Path) -> Path:
     """A tiny random checkpoint for a task: the base model where the task brings its own head."""
     name = model_class(variant)
     kind = ARCHITECTURES[name]
-    start = name if kind in DECODERS or name == "AutoModelForMaskedLM" else "AutoModelForMaskedLM"
+    if kind in VISION:
+        return tiny_checkpoint(folder, kind, "AutoModelForMaskedImageModeling")
+    if kind in ENCODER_DECODERS:
+        return tiny_checkpoint(folder, kind, name, dropout_rate=0.0)
+    start = name if kind in DECODERS or name in ("AutoModelForMaskedLM", "AutoModel") else "AutoModelForMaskedLM"
     return tiny_checkpoint(folder, kind, start, attention_dropout=0.0) if kind in DECODERS else tiny_checkpoint(
         folder, kind, start, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )  # fmt: skip
@@ -107,4 +172,4 @@ def checkpoint_for(variant: str, folder: Path) -> Path:
 
 RECIPE_OF: dict[str | None, str] = {None: "finetune", **dict.fromkeys(STRATEGIES, "finetune")}
 RECIPE_OF |= {"freeze": "freeze", "lora": "lora"}
-__all__ = ["RECIPE_OF", "RunConfig", "checkpoint_for", "data_of", "rows", "settings"]
+__all__ = ["RECIPE_OF", "WORDS", "RunConfig", "answer_at", "checkpoint_for", "data_of", "rows", "settings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,21 @@ def test_control_characters_do_not_reach_the_message(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"text": ["\x1b[31m"], "label": 1, "\x1b[2J": 1}, {"label": 1}])
     assert "\x1b" not in message(train_file=file)
     assert "\x1b" not in message({"other": "text"}, train_file=file)
+
+
+def test_rows_of_other_kinds_are_left_out_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bad = '{"text": "a", "label": 1}\n{"text": "", "label": null}\n[]\n{"text": "b"}\n{\n{"text": "c", "label": 2}\n'
+    files = {"a.jsonl": bad, "a.csv": "text,label\na,1\n,0\nb\nc,2\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        config = DataConfig(train_file=str(tmp_path / name), on_bad_row="skip")
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert load_splits(config, COLUMNS)["train"]["text"] == ["a", "c"]
+        assert f"left out {4 if name == 'a.jsonl' else 2} rows:" in caplog.text
+        assert f"{name}:{2 if name == 'a.jsonl' else 3}: text is empty" in caplog.text
+        with pytest.raises(DataError, match="no column 'txt'"):
+            load_splits(config, {"txt": "text"})
+    (tmp_path / "b.csv").write_text("text,label\n,0\n,1\n")
+    with pytest.raises(DataError, match="no train row is left, such as .*b.csv:2: text is empty"):
+        load_splits(DataConfig(train_file=str(tmp_path / "b.csv"), on_bad_row="skip"), COLUMNS)

@@ -42,6 +42,7 @@ AREAS = {
     "checkpoints",
     "combinations",
     "chat",
+    "tags",
 }
 AS_COMMANDS = (
     "config/misspelled_keys.yaml",
@@ -61,6 +62,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named: dict[str, Any] = {"id2label": {0: "negative", 1: "positive"}}
     tiny_checkpoint(models / "bert", "bert", "AutoModelForMaskedLM")
     tiny_checkpoint(models / "llama", "llama", "AutoModelForCausalLM")
+    tiny_checkpoint(models / "t5", "t5", "AutoModelForSeq2SeqLM")
     tiny_checkpoint(models / "sentiment", "bert", "AutoModelForSequenceClassification", **named)
     tiny_checkpoint(models / "llama_classifier", "llama", "AutoModelForSequenceClassification")
     tiny_checkpoint(models / "few_tokens", "bert", "AutoModelForMaskedLM", vocab_size=64)
@@ -111,7 +113,7 @@ def files_of(folder: Path) -> set[str]:
 def test_the_catalogue_is_whole() -> None:
     """At least eighty, some of every kind, and no message or data file without its case."""
     assert len(CASES) >= 80, len(CASES)
-    assert {case.split("/")[0] for case in CASES} == {*AREAS, "paths"}
+    assert {case.split("/")[0] for case in CASES} == {*AREAS, "images", "paths"}
     messages = {path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/*.txt")}
     assert messages == {case.replace(".yaml", ".txt") for case in CASES}
 

@@ -104,7 +104,7 @@ def test_stopped_and_resumed_is_straight(variant: str, strategy: str | None, tmp
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("variant", ["text_classification"])
+@pytest.mark.parametrize("variant", ["text_classification", "embedding"])
 def test_two_processes_are_one(variant: str, tmp_path: Path) -> None:
     """Real processes over gloo: the same step, the same metrics over 13 rows that do not divide by two."""
     checkpoint = checkpoint_for(variant, tmp_path / "start")

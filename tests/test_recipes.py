@@ -10,6 +10,7 @@ import torch
 
 from pipeline.api import RECIPES, read_config, run_recipe
 from pipeline.prepare import prepare, whole_model
+from pipeline.tasks import TASKS
 from tests.synthetic import ARCHITECTURES, data_of
 from tests.tiny import ENCODERS, tiny_checkpoint, tiny_config, tiny_tokenizer
 
@@ -30,16 +31,19 @@ def test_there_are_configs_for_every_recipe() -> None:
 def test_config_runs(path: Path, tmp_path: Path) -> None:
     name = recipe_of(path)
     config = read_config(name, path)
-    task_class = {"causal_lm": "AutoModelForCausalLM", "masked_lm": "AutoModelForMaskedLM"}.get(config.task.name)
-    kind = ARCHITECTURES[task_class or "AutoModelForSequenceClassification"]
-    small: dict[str, object] = {"max_steps": 2, "eval_steps": 1, "train_batch_size": 8, "max_length": 48}
+    task = TASKS[config.task.name]
+    kind = ARCHITECTURES[task.model_class]
+    small: dict[str, object] = {"max_steps": 2, "eval_steps": 1, "train_batch_size": 8}
     small |= {"output_dir": str(tmp_path / "run"), "train_file": None, "validation_file": None}
     small |= {"dataset_name": None, "dataset_validation_split": None, "validation_split_fraction": None}
+    if task.modality == "text":
+        small["max_length"] = 48
     if name == "pretrain":
-        small["tokenizer_name_or_path"] = str(tiny_tokenizer(tmp_path / "start", style="decoder"))
         small["model.config"] = tiny_config(kind)
+        if task.modality == "text":
+            small["tokenizer_name_or_path"] = str(tiny_tokenizer(tmp_path / "start", style="decoder"))
     else:
-        start = "AutoModelForMaskedLM" if kind in ENCODERS else "AutoModelForCausalLM"
+        start = "AutoModelForMaskedLM" if kind in ENCODERS else task.model_class
         small["model_name_or_path"] = str(tiny_checkpoint(tmp_path / "start", kind, start))
     if name == "freeze":
         small["freeze.num_layers"] = 1

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, ViTImageProcessorPil
 
 SENTENCES = [
     "the cat sat on the mat and looked at the moon",
@@ -28,7 +28,12 @@ SPECIAL = {
 }
 ENCODERS = ("bert", "roberta", "distilbert")
 DECODERS = ("llama", "gpt2", "qwen2")
+ENCODER_DECODERS = ("t5", "bart", "marian")
 MODEL_TYPES = ENCODERS + DECODERS
+VISION = ("vit",)
+_STACK = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
+_BART = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in _STACK.items()}
+_BART |= {"d_model": 32, "max_position_embeddings": 64}
 _FAMILY: dict[str, dict[str, Any]] = {
     "bert": {"type_vocab_size": 2},
     "roberta": {"type_vocab_size": 1, "max_position_embeddings": 66},
@@ -36,6 +41,9 @@ _FAMILY: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "qwen2": {"num_key_value_heads": 2},
+    "vit": {"image_size": 16, "patch_size": 4},
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+    **dict.fromkeys(("bart", "marian"), _BART),
 }
 _COMMON = {
     "hidden_size": 32,
@@ -80,23 +88,37 @@ def tiny_tokenizer(
 def tiny_config(model_type: str) -> dict[str, Any]:
     """What `model.config` may hold for a model of some ten thousand parameters; without a vocabulary size."""
     family = _FAMILY[model_type]
-    common = {} if model_type in ("gpt2", "distilbert") else _COMMON
+    common = {} if model_type in ("gpt2", "distilbert", *ENCODER_DECODERS) else _COMMON
+    if model_type in VISION:
+        common = {key: value for key, value in _COMMON.items() if key != "max_position_embeddings"}
     return {"model_type": model_type, **common, **family}
 
 
 def tiny_checkpoint(
     folder: str | Path, model_type: str, model_class: str, *, pad: bool = True, seed: int = 0, **overrides: Any
 ) -> Path:
-    """A random checkpoint of `model_class` (an auto class by name) with its tokenizer, saved in `folder`.
+    """A random checkpoint of `model_class` (an auto class by name) with its tokenizer or image processor, in `folder`.
 
     `overrides` go into the config (`num_labels=3`, `num_hidden_layers=4`, `id2label=...`).
     """
+    if model_type in VISION:
+        ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+        return _saved(folder, {**tiny_config(model_type), **overrides}, model_class, seed)
     style = "encoder" if model_type in ENCODERS else "decoder"
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(folder, pad=pad, style=style))
     # Rows to spare, as real checkpoints have: Qwen's tokenizer class adds a token of its own when it is read back.
     rows = -(-(len(tokenizer) + 1) // 8) * 8
     settings = {**tiny_config(model_type), "vocab_size": rows, "pad_token_id": tokenizer.pad_token_id}
-    settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, **overrides}
+    settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if model_type in ENCODER_DECODERS:
+        settings |= {"decoder_start_token_id": tokenizer.pad_token_id}
+    if "forced_eos_token_id" in vars(CONFIG_MAPPING[model_type]()):
+        settings |= {"forced_eos_token_id": tokenizer.eos_token_id}
+    settings |= overrides
+    return _saved(folder, settings, model_class, seed)
+
+
+def _saved(folder: str | Path, settings: dict[str, Any], model_class: str, seed: int) -> Path:
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

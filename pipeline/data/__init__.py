@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.data.cache import default_cache_dir, encode_cached, locked
+from pipeline.data.cache import beside, default_cache_dir, encode_cached, locked
 from pipeline.data.columns import Kind
 from pipeline.data.corpus import Blocks, Corpus, join, token_type
 from pipeline.data.fingerprint import fingerprint
+from pipeline.data.images import identity, open_image
 from pipeline.data.mixture import Mixture
 from pipeline.data.overlap import Overlap, Seen, digests_of, overlap, see
 from pipeline.data.settings import COLUMN_KEYS, DataConfig
@@ -22,16 +23,19 @@ __all__ = [
     "Overlap",
     "Seen",
     "Stream",
+    "beside",
     "default_cache_dir",
     "digests_of",
     "encode_cached",
     "files_of",
     "find_rows",
     "fingerprint",
+    "identity",
     "join",
     "load_splits",
     "locked",
     "open_stream",
+    "open_image",
     "overlap",
     "places_of",
     "see",

@@ -8,31 +8,61 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.data.images import image
 from pipeline.errors import DataError, nearest
+from pipeline.safe_text import clean
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind = Literal["text", "any_text", "texts", "label", "labels", "tags", "number", "json", "any_json"]
+Kind = Literal["text", "any_text", "texts", "label", "labels", "tags", "number", "json", "any_json", "image"]
 """What the cells of a column are; the functions of these names say what is accepted."""
 Row = tuple[str, Sequence[Any]]
 """Where the row is, for messages (`train.csv:7`), and its cells in the order of the asked columns."""
 
-SHOWN = 20
-CHUNK = 1000
+SHOWN, SHOWN_LEFT_OUT = 20, 5
+CHUNK, POLL_ROWS = 1000, 50
 
 
 class Problems:
-    """Everything wrong with the rows: the first twenty sentences and how many there are."""
+    """Everything wrong with the rows: the first twenty sentences and how many there are.
 
-    def __init__(self) -> None:
+    With `skip` a row that cannot be used is left out and counted apart; what is wrong with a whole file, or with
+    its columns, is a problem all the same.
+    """
+
+    def __init__(self, *, skip: bool = False) -> None:
         self.shown: list[str] = []
         self.count = 0
+        self.skip = skip
+        self.left_out: list[str] = []
+        self.rows_left_out = 0
+        self.last_left_out = ""
 
     def add(self, place: str, sentence: str) -> None:
         self.count += 1
         if self.count <= SHOWN:
             self.shown.append(f"{place}: {sentence}")
+
+    def bad_row(self, place: str, sentence: str) -> None:
+        """A problem of one row; a row with several comes with all of them in a row."""
+        if not self.skip:
+            self.add(place, sentence)
+            return
+        if place != self.last_left_out:
+            self.rows_left_out += 1
+            if self.rows_left_out <= SHOWN_LEFT_OUT:
+                self.left_out.append(f"{place}: {sentence}")
+        self.last_left_out = place
+
+    def said_of_left_out(self) -> str | None:
+        """How many rows were left out, and the first few of them; None when there are none."""
+        if not self.rows_left_out:
+            return None
+        more = self.rows_left_out - len(self.left_out)
+        lines = [*self.left_out, *([f"... and {more} more"] if more else [])]
+        rows = f"{self.rows_left_out} row{'s' if self.rows_left_out > 1 else ''}"
+        return "\n  ".join(clean(line) for line in [f"data.on_bad_row: skip left out {rows}:", *lines])
 
     def sentences(self) -> list[str]:
         """All that is shown."""
@@ -170,34 +200,45 @@ NORMAL_FORMS: dict[Kind, Callable[[Any], Any]] = {
     "number": number,
     "json": json_text,
     "any_json": any_json,
+    "image": image,
 }
 
 
-def normal_rows(rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems) -> Iterator[list[Any]]:
-    """The cells of each row in normal form. What is wrong is added to `problems`, and such a row is left out."""
+def normal_rows(
+    rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems, poll: Callable[[], None] = lambda: None
+) -> Iterator[list[Any]]:
+    """The cells of each row in normal form. What is wrong is added to `problems`, and such a row is left out.
+
+    `poll` is called now and then; what it raises ends the work.
+    """
     forms = [NORMAL_FORMS[kind] for kind in columns.values()]
-    for place, cells in rows:
+    for number, (place, cells) in enumerate(rows):
+        if number % POLL_ROWS == 0:
+            poll()
         row = []
         for name, form, cell in zip(columns, forms, cells, strict=True):
             try:
                 row.append(form(cell))
             except ValueError as error:
-                problems.add(place, f"{name} {error}")
+                problems.bad_row(place, f"{name} {error}")
         if len(row) == len(forms):
             yield row
 
 
-def build(rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems) -> Dataset:
-    """The rows in normal form. What is wrong is added to `problems`, and such a row is left out."""
+def build(
+    rows: Iterable[Row], columns: Mapping[str, Kind], problems: Problems, poll: Callable[[], None] = lambda: None
+) -> Dataset:
+    """`normal_rows` as a dataset in memory."""
     import pyarrow as pa  # here, as everywhere in data: with datasets over a second, which `--help` should not pay
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
     lists = dict.fromkeys(("texts", "labels", "tags"), pa.list_(pa.string()))
-    types = {"number": pa.float64(), **lists}  # whatever is not here is text
+    file = pa.struct([("path", pa.string()), ("bytes", pa.large_binary()), ("sha256", pa.string())])
+    types = {"number": pa.float64(), "image": file, **lists}  # whatever is not here is text
     schema = pa.schema([(name, types.get(kind, pa.string())) for name, kind in columns.items()])
     batches, pending = [], []
-    for row in normal_rows(rows, columns, problems):
+    for row in normal_rows(rows, columns, problems, poll):
         pending.append(row)
         if len(pending) == CHUNK:
             batches.append(_record_batch(pending, schema))

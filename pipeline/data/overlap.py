@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.images import identity
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -78,7 +80,7 @@ def digests_of(cells: Sequence[Any]) -> tuple[bytes, bytes]:
 def _digests(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
     for batch in rows.select_columns(list(columns)).iter(batch_size=BATCH):
         for cells in zip(*(batch[column] for column in columns), strict=True):
-            yield digests_of(cells)
+            yield digests_of([identity(cell) for cell in cells])
 
 
 def _digest(parts: Iterable[str]) -> bytes:

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.columns import Problems, Row, has_columns
+from pipeline.data.conll import read_conll, read_conllu
+from pipeline.data.image_folders import read_image_folder, read_image_zip
 from pipeline.data.settings import DataConfig
+from pipeline.data.squad import is_squad, squad_rows
 from pipeline.data.tables import read_arrow, read_parquet
 
 CELL_LIMIT = 2**31 - 1
@@ -23,7 +26,7 @@ def read_csv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Pr
     delimiter = config.delimiter or ","
     old_limit = csv.field_size_limit(CELL_LIMIT)
     try:
-        with open(path, encoding=_codec(config), newline="") as file:
+        with open(path, encoding=config.codec, newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             yield from _table(path, _csv_lines(path, reader, problems), delimiter, wanted, config, problems)
     finally:
@@ -33,7 +36,7 @@ def read_csv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Pr
 def read_tsv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
     """Tab-separated cells without quoting: a quotation mark is text, as in the files of GLUE."""
     delimiter = config.delimiter or "\t"
-    with open(path, encoding=_codec(config), newline="\n") as file:
+    with open(path, encoding=config.codec, newline="\n") as file:
         lines = ((number, line.removesuffix("\n").removesuffix("\r")) for number, line in enumerate(file, start=1))
         cells = ((number, line.split(delimiter)) for number, line in lines if line)
         yield from _table(path, cells, delimiter, wanted, config, problems)
@@ -42,7 +45,7 @@ def read_tsv(path: Path, wanted: Sequence[str], config: DataConfig, problems: Pr
 def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
     """One JSON object a line; blank lines are skipped."""
     first = True
-    with open(path, encoding=_codec(config), newline="\n") as file:
+    with open(path, encoding=config.codec, newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -53,7 +56,7 @@ def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: 
                 is_list = first and line.lstrip()[0] == "[" and isinstance(error, json.JSONDecodeError)
                 hint = "; a file that is one list should be named .json" if is_list else ""
                 first = False
-                problems.add(place, f"invalid JSON ({_json_error(error)}); expected one object on the line{hint}")
+                problems.bad_row(place, f"invalid JSON ({_json_error(error)}); expected one object on the line{hint}")
                 continue
             if first and isinstance(row, dict) and not has_columns(place, wanted, list(row), problems):
                 return
@@ -62,8 +65,8 @@ def read_jsonl(path: Path, wanted: Sequence[str], config: DataConfig, problems: 
 
 
 def read_json(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
-    """A JSON list of objects."""
-    with open(path, encoding=_codec(config), newline="\n") as file:
+    """A JSON list of objects, or a file of SQuAD's, whose questions become rows."""
+    with open(path, encoding=config.codec, newline="\n") as file:
         content = file.read()
     if not content.strip():
         return
@@ -74,20 +77,21 @@ def read_json(path: Path, wanted: Sequence[str], config: DataConfig, problems: P
         hint = "; a file with one object a line should be named .jsonl" if "Extra data" in str(error) else ""
         problems.add(f"{path}:{line}", f"invalid JSON ({_json_error(error)}); expected a list of objects{hint}")
         return
-    if not isinstance(rows, list):
+    if not isinstance(rows, list) and not is_squad(rows):
         problems.add(str(path), f"holds one JSON {_json_kind(rows)}, expected a list of objects")
         return
-    if rows and isinstance(rows[0], dict) and not has_columns(f"{path}[0]", wanted, list(rows[0]), problems):
-        return
-    for index, row in enumerate(rows):
-        yield from _object(f"{path}[{index}]", row, wanted, problems)
+    listed = ((f"{path}[{index}]", row) for index, row in enumerate(rows))
+    for index, (place, row) in enumerate(squad_rows(str(path), rows, problems) if is_squad(rows) else listed):
+        if index == 0 and isinstance(row, dict) and not has_columns(place, wanted, list(row), problems):
+            return
+        yield from _object(place, row, wanted, problems)
 
 
 def read_txt(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
     """One column, `text`: the lines, the paragraphs (between blank lines) or the whole file. Blank ones are skipped."""
     if not has_columns(str(path), wanted, ["text"], problems):
         return
-    with open(path, encoding=_codec(config), newline="" if config.sample_by == "document" else None) as file:
+    with open(path, encoding=config.codec, newline="" if config.sample_by == "document" else None) as file:
         if config.sample_by == "document":
             document = file.read()
             if document.strip():
@@ -112,16 +116,22 @@ READERS: dict[str, Reader] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
     ".txt": read_txt,
+    ".conll": read_conll,
+    ".bio": read_conll,
+    ".iob": read_conll,
+    ".conllu": read_conllu,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
+    ".zip": read_image_zip,
 }
 
 
 def read(path: Path, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
-    """The rows of a file, by its suffix. A file without any row is a problem."""
+    """The rows of a file, by its suffix, or of a folder of images. A file without any row is a problem."""
     before, empty = problems.count, True
+    reader = read_image_folder if path.is_dir() else READERS[path.suffix.lower()]
     try:
-        for row in READERS[path.suffix.lower()](path, wanted, config, problems):
+        for row in reader(path, wanted, config, problems):
             empty = False
             yield row
     except UnicodeDecodeError:
@@ -172,7 +182,7 @@ def _table(
     positions = [header.index(name) for name in wanted]
     for number, cells in lines:
         if len(cells) != len(header):
-            problems.add(
+            problems.bad_row(
                 f"{path}:{number}",
                 f"{len(cells)} cell{'s' if len(cells) != 1 else ''}, expected {len(header)} ({', '.join(header)}); "
                 "is a delimiter inside a cell, or a line missing cells?",
@@ -183,11 +193,11 @@ def _table(
 
 def _object(place: str, row: Any, wanted: Sequence[str], problems: Problems) -> Iterator[Row]:
     if not isinstance(row, dict):
-        problems.add(place, f"a JSON {_json_kind(row)}, expected an object with the keys {', '.join(wanted)}")
+        problems.bad_row(place, f"a JSON {_json_kind(row)}, expected an object with the keys {', '.join(wanted)}")
     elif missing := [name for name in wanted if name not in row]:
         for name in missing:
             keys = ", ".join(map(repr, list(row)[:24])) or "none"
-            problems.add(place, f"no column {name!r}; the keys of this row are {keys}; add it or drop the row")
+            problems.bad_row(place, f"no column {name!r}; the keys of this row are {keys}; add it or drop the row")
     else:
         yield place, [row[name] for name in wanted]
 
@@ -211,17 +221,11 @@ def _json_error(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _codec(config: DataConfig) -> str:
-    """UTF-8 may start with a byte order mark (Excel writes one), which is not part of the first column's name."""
-    name = codecs.lookup(config.encoding).name
-    return "utf-8-sig" if name == "utf-8" else name
-
-
 def _encoding_problem(path: Path, config: DataConfig) -> tuple[str, str]:
     """Line, byte offset and a guess; the file is decoded again because a stream's error counts from its buffer."""
     data = path.read_bytes()
     try:
-        data.decode(_codec(config))
+        data.decode(config.codec)
     except UnicodeDecodeError as error:
         offset, reason = error.start, error.reason
     place = f"{path}:{data.count(10, 0, offset) + 1}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Annotated, Literal
 
@@ -25,7 +26,8 @@ class Source(Section):
 
 
 class DataConfig(Section):
-    """Rows: files (csv, tsv, jsonl, json, txt, parquet, arrow) or a dataset of the Hugging Face hub."""
+    """Rows: files (csv, tsv, jsonl, json, txt, conll, conllu, parquet, arrow, folders or zips of images) or a dataset
+    of the Hugging Face hub."""
 
     sources: list[Source] | None = Field(None, min_length=1)
     """A corpus in place of `train_file`: tokenized once into memory-mapped files and read in blocks, for text that is
@@ -40,7 +42,8 @@ class DataConfig(Section):
     shuffle_buffer_size: int = Field(10_000, ge=0)
     """Rows of a stream among which the next one is drawn; 0: in the order of the dataset."""
     train_file: Files = None
-    """Training rows: a file, a glob, a folder, or a list of them. All files must have the same suffix."""
+    """Training rows: a file, a glob, a folder, or a list of them. All files must have the same suffix. A folder (or a
+    zip file) of images holds one folder per class."""
     validation_file: Files = None
     """Rows to validate on while training."""
     test_file: Files = None
@@ -112,6 +115,8 @@ class DataConfig(Section):
     encoding: str = "utf-8"
     """Encoding of text files."""
 
+    on_bad_row: Literal["error", "skip"] = "error"
+    """`error`: list every row that cannot be used and end; `skip`: leave such rows out and say how many."""
     max_train_samples: Count | None = None
     """Train on the first so many rows only."""
     max_eval_samples: Count | None = None
@@ -131,6 +136,12 @@ class DataConfig(Section):
         except LookupError:
             raise ValueError(f"unknown text encoding {value!r}; expected utf-8, latin-1, cp1252, utf-16, ...") from None
         return value
+
+    @property
+    def codec(self) -> str:
+        """UTF-8 may start with a byte order mark (Excel writes one), which is not part of the first column's name."""
+        name = codecs.lookup(self.encoding).name
+        return "utf-8-sig" if name == "utf-8" else name
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -158,6 +169,8 @@ class DataConfig(Section):
                     "data.streaming: rows cannot be counted or drawn from a stream; leave "
                     "validation_split_fraction and max_train_samples out"
                 )
+        if self.sources and self.on_bad_row == "skip":
+            problems.append("data.on_bad_row: skip does not go with data.sources; leave it out")
         if self.train_file is not None and self.dataset_name is not None:
             problems.append("data.dataset_name: train_file is set too; keep the one to train on")
         if self.validation_split_fraction is not None:

@@ -6,7 +6,7 @@ import glob
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data.columns import Kind, Problems, Row, build, normal_rows
+from pipeline.data.image_folders import is_image_folder
+from pipeline.data.images import located
 from pipeline.data.readers import READERS, read
 from pipeline.data.settings import DataConfig
 from pipeline.data.tables import read_dataset
@@ -31,13 +33,17 @@ logger = logging.getLogger(__name__)
 
 
 def load_splits(
-    config: DataConfig, columns: Mapping[str, Kind], datasets: Mapping[str, Dataset] | None = None
+    config: DataConfig,
+    columns: Mapping[str, Kind],
+    datasets: Mapping[str, Dataset] | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Dataset]:
     """Every split that is configured (or given as `datasets`), among train, validation and test, in that order.
 
     A split holds only `columns`, in normal form: `text` and `label` are str (so 1 and "1" are one label, and a
     ClassLabel is its name), `labels` a list of str, `number` a float. All rows of all splits are checked, and one
-    DataError lists the problems with their places; ConfigError is for settings that do not go together.
+    DataError lists the problems with their places (with `on_bad_row: skip` a warning does, and bad rows are left out);
+    ConfigError is for settings that do not go together. `poll` is called while reading; what it raises ends it.
     `validation_split_fraction` draws from all training rows; then `max_train_samples` and `max_eval_samples` keep
     the first rows of each split.
     """
@@ -48,11 +54,16 @@ def load_splits(
         )
     if config.validation_split_fraction is not None and ("train" not in sources or "validation" in sources):
         raise ConfigError("data.validation_split_fraction: needs training rows, and no validation rows beside them")
-    problems, splits = Problems(), {}
+    problems, splits = Problems(skip=config.on_bad_row == "skip"), {}
     for split in SPLITS:
         if split in sources:
-            rows = _rows(split, sources[split], list(columns), config, problems)
-            splits[split] = build(rows, columns, problems)
+            rows = _rows(split, sources[split], columns, config, problems)
+            splits[split] = build(rows, columns, problems, poll)
+    if said := problems.said_of_left_out():
+        logger.warning(said)
+        for split in splits if not problems.count else ():
+            if not len(splits[split]):
+                problems.add(f"data.{split}_file", f"no {split} row is left, such as {problems.left_out[0]}")
     problems.raise_any()
     if config.validation_split_fraction is not None:
         train, validation = _cut(splits["train"], config.validation_split_fraction, config.validation_split_seed)
@@ -69,7 +80,7 @@ def find_rows(
 ) -> tuple[Iterator[list[Any]], Problems]:
     """The rows of some files in normal form, one at a time, and what turns out to be wrong with them."""
     problems = Problems()
-    return normal_rows(_rows("train", list(files), list(columns), config, problems), columns, problems), problems
+    return normal_rows(_rows("train", list(files), columns, config, problems), columns, problems), problems
 
 
 def files_of(patterns: str | list[str], key: str) -> list[str]:
@@ -89,10 +100,12 @@ def places_of(config: DataConfig, split: str, column: str, rows: Iterable[int]) 
     wanted = sorted(set(rows))
     files = _files(config)[split]
     cut = config.validation_split_fraction is not None and split != "test"
-    if files is None or cut:
+    if cut or config.on_bad_row == "skip":
+        return {row: f"{split} row {row + 1} of those {'drawn' if cut else 'kept'}" for row in wanted}
+    if files is None:
         named = f"{config.dataset_name}[{split!r}]" if config.dataset_name else f"datasets[{split!r}]"
-        return {row: f"{split} row {row + 1} of those drawn" if cut else f"{named}[{row}]" for row in wanted}
-    read_again = _rows(split, [files] if isinstance(files, str) else files, [column], config, Problems())
+        return {row: f"{named}[{row}]" for row in wanted}
+    read_again = _rows(split, [files] if isinstance(files, str) else files, {column: "label"}, config, Problems())
     last = wanted[-1] if wanted else -1
     found = [place for place, _ in islice(read_again, last + 1)]
     return {row: found[row] for row in wanted}
@@ -112,6 +125,8 @@ def find_files(pattern: str, key: str, problems: Problems) -> list[Path]:
     if path.is_dir():
         inside = sorted(file for file in path.iterdir() if file.is_file() and file.name not in BOOKKEEPING)
         found = [file for file in inside if file.suffix.lower() in READERS and not file.name.startswith(".")]
+        if not found and is_image_folder(path):
+            return [path]
         if not found:
             problems.add(key, f"{pattern}: no data file in this folder; expected {', '.join(READERS)}")
         return found
@@ -182,7 +197,11 @@ def _files(config: DataConfig) -> dict[str, str | list[str] | None]:
     return {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
 
 
-def _rows(split: str, source: Any, wanted: Sequence[str], config: DataConfig, problems: Problems) -> Iterator[Row]:
+def _rows(
+    split: str, source: Any, columns: Mapping[str, Kind], config: DataConfig, problems: Problems
+) -> Iterator[Row]:
+    wanted = list(columns)
+    images = [number for number, kind in enumerate(columns.values()) if kind == "image"]
     if not isinstance(source, list):
         name = f"{config.dataset_name}[{split!r}]" if config.dataset_name else f"datasets[{split!r}]"
         yield from read_dataset(name, source, wanted, problems)
@@ -194,9 +213,9 @@ def _rows(split: str, source: Any, wanted: Sequence[str], config: DataConfig, pr
     if len({file.resolve() for file in files}) < len(files):
         twice = next(file for file in files if sum(other.resolve() == file.resolve() for other in files) > 1)
         problems.add(f"data.{split}_file", f"{twice} is named more than once")
-    suffixes = sorted({file.suffix.lower() for file in files})
+    suffixes = sorted({"image-folder" if file.is_dir() else file.suffix.lower() for file in files})
     for suffix in suffixes:
-        if suffix not in READERS:
+        if suffix not in READERS and suffix != "image-folder":
             pickled = " (a pickle can run code when it is read)" if suffix in (".pkl", ".pickle", ".pt", ".bin") else ""
             problems.add(
                 f"data.{split}_file", f"cannot read {suffix or 'suffix-less'} files{pickled}; use {', '.join(READERS)}"
@@ -205,7 +224,8 @@ def _rows(split: str, source: Any, wanted: Sequence[str], config: DataConfig, pr
         problems.add(f"data.{split}_file", f"mixes {', '.join(suffixes)} files; expected files of one kind")
     if problems.count == before:
         for file in files:
-            yield from read(file, wanted, config, problems)
+            rows = read(file, wanted, config, problems)
+            yield from located(rows, images, file.parent) if images else rows
 
 
 def _cut(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -49,10 +49,15 @@ def read_arrow(path: Path, wanted: Sequence[str], config: DataConfig, problems: 
 
 def read_dataset(name: str, dataset: Dataset, wanted: Sequence[str], problems: Problems) -> Iterator[Row]:
     """The wanted columns of a dataset in memory; a row's place is `name[index]`."""
+    from datasets import Image
+
     if len(dataset) == 0:
         problems.add(name, "0 rows; expected at least one")
     elif has_columns(name, wanted, dataset.column_names, problems):
         plain = dataset.with_format(None).select_columns(list(wanted))
+        for column in wanted:
+            if isinstance(plain.features[column], Image):
+                plain = plain.cast_column(column, Image(decode=False))  # its bytes or its path, not its pixels
         batches = plain.iter(batch_size=CHUNK)
         yield from _rows(name, ([batch[column] for column in wanted] for batch in batches), plain.features, wanted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import evaluate
 
+from pipeline.metrics.answers import SquadExactMatch, SquadF1
 from pipeline.metrics.base import LocalMetric
 from pipeline.metrics.classification import (
     F1,
@@ -15,9 +16,13 @@ from pipeline.metrics.classification import (
     MultilabelF1Macro,
     MultilabelF1Micro,
 )
+from pipeline.metrics.generated import Bleu, Chrf, ExactMatch, NumericMatch, Rouge
 from pipeline.metrics.language import BitsPerByte, Perplexity, TokenAccuracy
 from pipeline.metrics.loading import load
+from pipeline.metrics.preference import RewardAccuracy, RewardMargin
 from pipeline.metrics.regression import MAE, MSE, Pearson, Spearman
+from pipeline.metrics.retrieval import MRRAt10, RetrievalAccuracy
+from pipeline.metrics.sequences import Seqeval
 
 __all__ = ["METRICS", "LocalMetric", "load_metric"]
 
@@ -37,6 +42,18 @@ METRICS: dict[str, type[LocalMetric]] = {
     "perplexity": Perplexity,
     "bits_per_byte": BitsPerByte,
     "token_accuracy": TokenAccuracy,
+    "squad_exact_match": SquadExactMatch,
+    "squad_f1": SquadF1,
+    "retrieval_accuracy": RetrievalAccuracy,
+    "mrr_at10": MRRAt10,
+    "seqeval": Seqeval,
+    "bleu": Bleu,
+    "chrf": Chrf,
+    "rouge": Rouge,
+    "exact_match": ExactMatch,
+    "numeric_match": NumericMatch,
+    "reward_accuracy": RewardAccuracy,
+    "reward_margin": RewardMargin,
 }
 
 

@@ -32,6 +32,13 @@ class LocalMetric(evaluate.Metric):
     inputs: ClassVar[dict[str, Kind]]
     """The columns a row has, by name, in the order `score` takes them."""
     greater_is_better: ClassVar[bool] = True
+    reported: ClassVar[tuple[str, ...]] = ()
+    """The names of its numbers, for a metric of several; otherwise it reports one under its own name."""
+
+    @property
+    def signature(self) -> str | None:
+        """How exactly it scores, for a metric that others compute in other ways; it is kept beside the results."""
+        return None
 
     def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **settings: Any):
         # A metric that keeps its rows in a file waits a second on the lock of every other one alive.
@@ -53,6 +60,10 @@ class LocalMetric(evaluate.Metric):
         )
 
     def _compute(self, **columns: Any) -> dict[str, float]:
+        return self.scores(**columns)
+
+    def scores(self, **columns: Any) -> dict[str, float]:
+        """The numbers by name, of rows that were checked before; no row is kept."""
         found = self.score(*(_column(columns[name], kind) for name, kind in self.named()))
         named = found if isinstance(found, dict) else {self.name: found}
         return {name: float(value) for name, value in named.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.models.build import from_config
 from pipeline.models.fit import position_limit
+from pipeline.models.image_processor import load_image_processor
 from pipeline.models.init import INITS, initialize
 from pipeline.models.inspect import (
     Part,
@@ -37,6 +38,7 @@ __all__ = [
     "initialize",
     "is_hub_id",
     "layer_prefixes",
+    "load_image_processor",
     "load_tokenizer",
     "locate",
     "lora_target_modules",

@@ -96,7 +96,10 @@ def _from_settings(settings: dict[str, Any], tokenizer: Any) -> PreTrainedConfig
             f"{KEY}: unknown model_type {model_type!r}; {nearest(str(model_type), CONFIG_MAPPING.keys())}"
         )
     config_class: Any = CONFIG_MAPPING[model_type]
-    known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
+    known = set(defaults) | set(config_class.attribute_map)
+    if defaults.get("is_encoder_decoder") is True:
+        known.add("decoder_start_token_id")  # T5's config takes it without naming it
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ConfigError([f"{KEY}.{key}: unknown for {model_type}; {nearest(key, known)}" for key in unknown])
@@ -116,6 +119,8 @@ def _token_settings(tokenizer: Any, *, known: Collection[str]) -> dict[str, Any]
         if (name := f"{kind}_token_id") in known:
             token = tokenizer.special_tokens_map.get(f"{kind}_token")
             settings[name] = None if token is None else tokenizer.convert_tokens_to_ids(token)
+    if "forced_eos_token_id" in known:  # the published one of BART and Marian belongs to another vocabulary
+        settings["forced_eos_token_id"] = settings.get("eos_token_id")
     if "decoder_start_token_id" in known:
         start = settings.get("bos_token_id")
         settings["decoder_start_token_id"] = settings.get("pad_token_id") if start is None else start

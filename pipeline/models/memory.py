@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from pipeline.models.inspect import LINEAR, count_parameters, layer_prefixes
+from pipeline.models.inspect import LINEAR, count_parameters, layer_lists, layer_prefixes
 
 STATES = {"sgd": 1, "adafactor": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "muon": 1, "momentum": 1, "sgd_momentum": 1}
 """fp32 numbers an optimizer keeps per trainable parameter; 2 (Adam's two moments) for those not named."""
@@ -44,11 +44,27 @@ def memory_estimate(
 
     Measured on the CPU against peak resident memory (h 256, 8 x 256 tokens, AdamW), estimate / peak: Llama with 4
     and 8 blocks 1.00 and 1.03, with V 8192 1.04, under bf16 1.05; BERT 0.98 and 1.01, under bf16 with V 8192 1.02;
-    GPT-2 1.00, with V 8192 1.02.
+    GPT-2 1.00, with V 8192 1.02. Activations are left out where there are no transformer blocks of one width.
     An estimate, not a promise: allocators round up and fragment.
     """
     total, trainable = count_parameters(model)
     mixed = mixed_precision in ("bf16", "fp16")
+    weights = total * (6 if mixed else 4)
+    gradients = 4 * trainable
+    optimizer = 4 * trainable * STATES.get(optimizer_name, 2)
+    parts = {"weights": weights, "gradients": gradients, "optimizer": optimizer}
+    if is_transformer(model):
+        parts["activations"] = _activations(model, micro_batch_size, sequence_length, mixed, recompute)
+    return parts | {"total": sum(parts.values())}
+
+
+def is_transformer(model: nn.Module) -> bool:
+    """Whether all blocks have one width, so that their activations can be counted; convolutional models have not."""
+    config = _text_config(model)
+    return bool(layer_lists(model)) and config.attribute_map.get("hidden_size", "hidden_size") in vars(config)
+
+
+def _activations(model: nn.Module, micro_batch_size: int, sequence_length: int, mixed: bool, recompute: bool) -> int:
     config = _text_config(model)
     tokens = micro_batch_size * sequence_length
     hidden = int(config.hidden_size)
@@ -59,11 +75,7 @@ def memory_estimate(
     activations = block + blocks * 4 * tokens * hidden if recompute else blocks * block
     if model.get_output_embeddings() is not None:  # type: ignore[operator]
         activations += 16 * tokens * int(config.vocab_size)
-    weights = total * (6 if mixed else 4)
-    gradients = 4 * trainable
-    optimizer = 4 * trainable * STATES.get(optimizer_name, 2)
-    parts = {"weights": weights, "gradients": gradients, "optimizer": optimizer, "activations": activations}
-    return parts | {"total": sum(parts.values())}
+    return activations
 
 
 def free_memory() -> int:

@@ -35,6 +35,12 @@ ON_THE_HUB = {
     "preference": ("text-generation", "ForCausalLM"),
 }
 
+ON_IMAGES = {"image-classification"}
+IN_A_PIPELINE = {
+    *("text-generation", "fill-mask", "text-classification", "token-classification", "feature-extraction"),
+    "image-classification",
+}
+"""What `transformers.pipeline` runs with nothing but the saved folder."""
 ADAPTER_CLASSES = {
     "ForCausalLM",
     "ForSequenceClassification",
@@ -169,43 +175,67 @@ def results_table(run: Run) -> str:
     main = run.results["main_metric"]
     rows = []
     for name in names:
-        values = [number(run.scores(split).get(name)) for split in found]
+        values = [score(run, split, name) for split in found]
         way = f" ({'higher' if run.greater_is_better else 'lower'} is better)" if name == main else ""
         shown = [f"**{value}**" for value in values] if name == main else values
         rows.append([markdown(name) + way, *shown])
     best = run.results.get("best_step")
-    note = f"\n\nWeights of step {best:,}." if isinstance(best, int) else ""
-    return markdown_table(["metric", *found], rows) + note
+    notes = [f"Weights of step {best:,}." if isinstance(best, int) else "", *how_scored(run, found)]
+    return "\n\n".join([markdown_table(["metric", *found], rows), *filter(None, notes)])
+
+
+def score(run: Run, split: str, name: str) -> str:
+    """A value, and the ends of its interval in brackets."""
+    value, ends = run.scores(split).get(name), run.interval(split, name)
+    if ends is None:
+        return number(value)
+    return f"{number(value, ends)} ({' to '.join(number(end, [value, *ends]) for end in ends)})"
+
+
+def how_scored(run: Run, found: list[str]) -> list[str]:
+    """Over how many examples, what is in brackets, and what the task says of its numbers."""
+    counts = {split: (run.results.get("num_samples") or {}).get(split) for split in found}
+    known = [f"{many:,} {split}" for split, many in counts.items() if isinstance(many, int)]
+    said = [markdown(str(note)) + "." for note in run.results.get("notes") or []]
+    drawn = any(run.interval(split, name) for split in found for name in run.scores(split))
+    brackets = (
+        "In brackets: 95 % intervals by drawing the examples anew (bootstrap). What training with another seed would "
+        "change is not in them."
+    )
+    return [f"Over {' and '.join(known)} examples." if known else "", brackets if drawn else "", *said]
 
 
 def how_to_load(run: Run, hub_model_id: str | None) -> str:
     """Python that loads the saved model; names are written with `repr`, so they cannot end the string."""
     where = repr(hub_model_id or f"{run.folder.resolve().name}/model")
     tag, ending = ON_THE_HUB.get(run.results["task"], (None, ""))
+    kind, word = ("AutoImageProcessor", "processor") if tag in ON_IMAGES else ("AutoTokenizer", "tokenizer")
     if is_adapter(run) and ending not in ADAPTER_CLASSES:
         lines = [
             "from peft import PeftConfig, PeftModel",
-            f"from transformers import AutoModel{ending}, AutoTokenizer",
+            f"from transformers import AutoModel{ending}, {kind}",
             "",
             f"base = PeftConfig.from_pretrained({where}).base_model_name_or_path",
-            f"model = PeftModel.from_pretrained(AutoModel{ending}.from_pretrained(base), {where})",
+            f"model = PeftModel.from_pretrained(AutoModel{ending}.from_pretrained(base{labels(run)}), {where})",
         ]
     elif is_adapter(run):
         name = f"AutoPeftModel{ending}"
-        lines = [f"from peft import {name}", "from transformers import AutoTokenizer", ""]
+        lines = [f"from peft import {name}", f"from transformers import {kind}", ""]
         lines.append(f"model = {name}.from_pretrained({where}{labels(run)})")
-    elif tag in ("text-generation", "fill-mask", "text-classification", "token-classification", "feature-extraction"):
+    elif tag in IN_A_PIPELINE:
         return f"from transformers import pipeline\n\nrun = pipeline({tag!r}, model={where})"
     else:
-        lines = [f"from transformers import AutoModel{ending}, AutoTokenizer", ""]
+        lines = [f"from transformers import AutoModel{ending}, {kind}", ""]
         lines.append(f"model = AutoModel{ending}.from_pretrained({where})")
-    return "\n".join([*lines, f"tokenizer = AutoTokenizer.from_pretrained({where})"])
+    return "\n".join([*lines, f"{word} = {kind}.from_pretrained({where})"])
 
 
 def labels(run: Run) -> str:
-    """The number of classes, which an adapter's base model does not know of."""
+    """The number of classes, which an adapter's base model does not know of; a regression has one output."""
     names = run.results.get("label_names")
-    return f", num_labels={len(names)}" if isinstance(names, list) else ""
+    many = len(names) if isinstance(names, list) else 0
+    many = 1 if "label_scaling" in run.results else many
+    return f", num_labels={many}" if many else ""
 
 
 def training_table(run: Run) -> str:

@@ -43,6 +43,12 @@ class Run:
             if (value is None or isinstance(value, int | float)) and name not in ("num_samples", "step", "epoch")
         }
 
+    def interval(self, split: str, name: str) -> tuple[float, float] | None:
+        """The ends of a metric's 95 % interval, when the run made one."""
+        ends = ((self.results.get("intervals") or {}).get(split) or {}).get(name)
+        known = [finite(end) for end in ends] if isinstance(ends, list) else []
+        return (known[0], known[1]) if len(known) == 2 and known[0] is not None and known[1] is not None else None
+
     def cost(self, name: str) -> float | None:
         return finite(self.manifest["cost"].get(name))
 

@@ -66,7 +66,7 @@ class Freeze(Strategy):
 
 
 def _head(task: TaskView) -> str:
-    if task.new_parameters is None:
+    if not task.head_modules or task.new_parameters is None:
         raise ConfigError(
             "freeze.head_only: this task brings no head of its own (a language model's output is tied to its "
             "embeddings); freeze all but the last layers with num_layers instead"

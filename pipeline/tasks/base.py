@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.config import Section
 from pipeline.data import COLUMN_KEYS, DataConfig, Kind
 from pipeline.errors import DataError
+from pipeline.optim.rules import Rule
 
 IGNORED = -100
 """Label of a position that is not learned from (the value PyTorch's cross-entropy ignores)."""
@@ -34,9 +35,10 @@ class BadRows(DataError):
 class Task:
     """The contract. A new task is one file that fills it in and one line in `TASKS`.
 
-    The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer`, then `encode` for every
-    row once, `accept` the model, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and
-    `generate`) for every batch, `examples` for all of them together, then the `metrics`.
+    The life of a task: made from its settings, `read_labels` with the rows, `use_tokenizer` (or
+    `use_image_processor`), then `encode` for every row once, `accept` the model, `augment` for every row of a training
+    batch, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every batch,
+    `tune` and `examples` for all of them together, then the `metrics`; at the end `exported` with the model.
     """
 
     class Config(Section):
@@ -44,6 +46,8 @@ class Task:
 
         name: str
 
+    modality: ClassVar[Literal["text", "image"]] = "text"
+    """What rows are made of; it decides whether the task is given a tokenizer or an image processor."""
     reads: ClassVar[tuple[str, ...] | None] = None
     """The keys of the data section that say what this task's rows are; the other ones of their kind are refused."""
     model_class: ClassVar[str]
@@ -51,8 +55,15 @@ class Task:
     head_modules: ClassVar[tuple[str, ...]] = ()
     """Names of the modules a checkpoint may lack because the task brings them new. They are always trained and saved,
     also when everything else is frozen or adapted."""
+    nothing_to_learn: ClassVar[str] = "hold nothing to learn from"
+    """What is said of the rows in `unlearnable`."""
     main_metric: str = "loss"
     """The metric that picks the best checkpoint unless the user names another."""
+    across_rows: bool = False
+    """Whether the loss of a row depends on the other rows of the global batch, as with in-batch negatives.
+
+    Such a task fills in `represent` and `loss_of`, so that how a batch is cut does not change its loss, and its
+    `examples` give a column `loss`, one number per row, since the loss of a split must not depend on that either."""
 
     def __init__(self, config: Any, data: DataConfig):
         self.config = config
@@ -73,6 +84,10 @@ class Task:
         known = f"{', '.join(self.reads[:-1])} and {self.reads[-1]}" if self.reads[1:] else self.reads[0]
         return [f"data.{key}: {self.config.name} reads {known}; leave it out" for key in given]
 
+    def problems_within(self, config: Any) -> list[str]:
+        """Settings of other sections that do not go with this task's; `config` is the whole configuration."""
+        return []
+
     def columns(self) -> dict[str, Kind]:
         """The columns a row must have, by name, with the kind of each."""
         raise NotImplementedError
@@ -84,10 +99,22 @@ class Task:
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
         """Fix the label map from the training rows and check every split against it. Nothing to do without labels."""
 
+    def check(self, model: nn.Module, *, random: bool) -> None:
+        """Raise ConfigError when the settings do not fit the model, whose tensors have no values yet.
+
+        Called before `encode`; the place to read what rows and batches need of the model's config.
+
+        `random`: its weights will be drawn, and are not those of a checkpoint.
+        """
+
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
         """From here on rows can be encoded; no row gets longer than `max_length` tokens."""
         self.tokenizer = tokenizer
         self.max_length = max_length
+
+    def use_image_processor(self, processor: Any) -> None:
+        """From here on batches can be made of images. ConfigError when the processor cannot serve the task."""
+        raise NotImplementedError
 
     def processing(self) -> str:
         """All that `encode` depends on beside rows and settings, as text: the key of the cache of encoded rows."""
@@ -105,6 +132,10 @@ class Task:
         """What the model's config must say for this task: number of labels, their names, problem type."""
         return {}
 
+    def rules(self, model: nn.Module) -> list[Rule]:
+        """How parameters may move before any strategy has its say: multiplier 0 for those that the loss never reads."""
+        return []
+
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         """Columns of rows to columns of features, with `full_length` (tokens before truncation, int).
 
@@ -112,6 +143,11 @@ class Task:
         `rows`, rising; the pipeline makes it the row's number in the split. Raises BadRows.
         """
         raise NotImplementedError
+
+    def kept_columns(self) -> dict[str, str]:
+        """Feature -> column of the rows that `collate` reads as it is (images): kept beside the encoded rows, not
+        copied into their cache. Only for tasks that make one feature row of each row."""
+        return {}
 
     @property
     def packs(self) -> bool:
@@ -130,6 +166,10 @@ class Task:
         """Rearrange encoded rows into other rows (blocks of a fixed length, say). The default leaves them alone."""
         return batches
 
+    def augment(self, features: Mapping[str, Any], draw: np.random.Generator) -> Mapping[str, Any]:
+        """One training row, changed at random by `draw` alone (see `collate`); rows to be scored never come here."""
+        return features
+
     def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
         """Features of one micro-batch to padded tensors (batch, longest).
 
@@ -146,6 +186,23 @@ class Task:
         """The loss as a sum over `terms` (never a mean), and the logits."""
         raise NotImplementedError
 
+    def reference(self, model: nn.Module, batch: Batch) -> Batch:
+        """What the start model says about the rows of a batch, each entry (batch,); a task may leave it out.
+
+        It is asked for every row of every split once, before the first step and again when a run is resumed; from
+        then on the entries are columns of the encoded rows, which `collate` finds in each feature. Before that, and
+        in a dry run, they are not there.
+        """
+        raise NotImplementedError
+
+    def represent(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Batch]:
+        """What the loss needs of a batch when `across_rows`: (rows, ...) with gradients, and columns without them."""
+        raise NotImplementedError
+
+    def loss_of(self, representations: Tensor, columns: Batch) -> Tensor:
+        """The loss of all rows of a global batch, a sum over its terms, from what `represent` gave for its parts."""
+        raise NotImplementedError
+
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
         """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept).
 
@@ -156,6 +213,18 @@ class Task:
     def generate(self, model: nn.Module, batch: Batch) -> Batch:
         """What the model writes for a batch, as further columns like those of `postprocess`; by default nothing."""
         return {}
+
+    @property
+    def tunes(self) -> bool:
+        """Whether `tune` chooses anything; then the validation rows are scored once more with the weights kept."""
+        return False
+
+    def tune(self, columns: dict[str, np.ndarray]) -> None:
+        """Choose what is applied to the outputs (thresholds, say) from the columns of the validation rows."""
+
+    def samples(self, model: nn.Module) -> list[tuple[str, str]]:
+        """Prompts of the settings, each with what the model writes after it, to be shown at every evaluation."""
+        return []
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         """From the columns of `postprocess`, one entry per feature row in order, to what the metrics take.
@@ -169,9 +238,35 @@ class Task:
         """Names of the metrics reported by default; each takes the `postprocess` columns it is declared over."""
         raise NotImplementedError
 
+    def reported(self) -> list[str]:
+        """Names of the numbers that those metrics give, for a task whose metrics give several each."""
+        return self.metrics()
+
+    def exported(self, model: nn.Module) -> nn.Module:
+        """The model as it is to be saved for use (units put back, thresholds in its config, say)."""
+        return model
+
+    def notes(self) -> list[str]:
+        """Sentences on how the numbers are to be read: for the plan, `results.json` and the card."""
+        return []
+
+    def facts(self) -> dict[str, Any]:
+        """What the task has found out from the rows, for `results.json`."""
+        return {}
+
     def unlearnable(self, features: Any) -> np.ndarray:
         """Numbers of the encoded rows that hold no loss term; they are refused by name before training."""
         return np.flatnonzero(np.asarray(features["length"]) == 0)
+
+    def sequence_length(self, features: Any, model_config: Any) -> int:
+        """Positions that the longest row takes in the model, for the estimate of memory."""
+        return int(np.max(features["length"]))
+
+    def show(self, batch: Batch, row: int) -> list[tuple[str, bool]]:
+        """A row of a batch as the model sees it, in pieces, and whether each carries a loss term."""
+        read = batch["attention_mask"][row].bool()
+        tokens = self.tokenizer.convert_ids_to_tokens(batch["input_ids"][row][read].tolist())
+        return list(zip(tokens, self.trained_positions(batch)[row][read].tolist(), strict=True))
 
     def trained_positions(self, batch: Batch) -> Tensor:
         """Which input tokens carry a loss term: (batch, length) of bool, for showing a sample as the model sees it."""

@@ -12,23 +12,23 @@ from torch import Tensor, nn
 from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.data.packing import best_fit, blocks
+from pipeline.tasks import generation
 from pipeline.tasks.base import IGNORED, BadRows, Batch, Features, Task, attention_mask, pad
-from pipeline.tasks.chat import Chat, encode_chats
-from pipeline.tasks.chat_templates import set_template, template_problems
+from pipeline.tasks.causal_settings import SEPARATOR, problems_of
+from pipeline.tasks.chat import Chat, encode_chats, render
+from pipeline.tasks.chat_templates import set_template
 from pipeline.tasks.conversations import messages_of, system_message, tools_of
+from pipeline.tasks.generation import MAX_NEW_TOKENS, GenerateConfig
 from pipeline.tasks.language import (
     bytes_column,
     cross_entropy_sum,
     encode_text,
     language_columns,
     predicted,
-    text_only,
     truncated,
 )
 from pipeline.tasks.packed import position_ids, refuse_leaks
 from pipeline.tasks.pairs import encode_pairs
-
-SEPARATOR = "\n"
 
 
 class CausalLM(Task):
@@ -55,6 +55,10 @@ class CausalLM(Task):
         tokenizer's own template, which conversations take when this is unset. It is saved with the model."""
         assistant_only_loss: bool = True
         """Learn only what the assistant says; false: all tokens of a conversation."""
+        generate: GenerateConfig | None = None
+        """Write a response to every prompt at evaluation, with these settings."""
+        sample_prompts: list[str] = []
+        """Texts the model goes on from at every evaluation; they are printed and kept in metrics.jsonl."""
 
     reads = (
         *("text_column", "prompt_column", "response_column", "messages_column", "tools_column", "system_column"),
@@ -79,35 +83,18 @@ class CausalLM(Task):
         return [columns] if isinstance(columns, str) else list(columns)
 
     def problems(self) -> list[str]:
-        data, config = self.data, self.config
-        found = [*super().problems(), *text_only(data), *template_problems(config.chat_template)]
-        plain = not self.prompted and data.messages_column is None
-        if data.messages_column is None and self.prompted != (data.response_column is not None):
-            given = "prompt_column" if self.prompted else "response_column"
-            found.append(f"data.{given}: prompt_column and response_column go together; give both or neither")
-        if data.prompt_column == []:
-            found.append("data.prompt_column: the list is empty; name at least one column")
-        if not plain and data.packing == "blocks":
-            found.append("data.packing: blocks joins plain text; set best_fit or none for pairs and conversations")
-        for key in ("prompt_column", "response_column"):
-            if data.messages_column and vars(data)[key]:
-                found.append(f"data.{key}: stands beside messages_column; rows are conversations or pairs, not both")
-        if not plain and data.text_column:
-            found.append(
-                "data.text_column: is for plain text; give it or prompt_column and response_column (or "
-                "messages_column), not both"
-            )
-        if data.tools_column and data.messages_column is None:
-            found.append("data.tools_column: is for conversations; set messages_column, or leave it out")
-        if data.system_column and plain:
-            found.append("data.system_column: plain text has no system prompt; leave it out")
-        if config.chat_template and plain:
-            found.append("task.chat_template: plain text is read as it is; leave it out, or name data.messages_column")
-        if not config.assistant_only_loss and not self.chatting:
-            found.append("task.assistant_only_loss: false is for conversations and for pairs with a task.chat_template")
-        if config.separator != SEPARATOR and (plain or self.chatting):
-            found.append("task.separator: stands between prompt and response, and there is none here; leave it out")
-        return found
+        return [*super().problems(), *problems_of(self.config, self.data, chatting=self.chatting)]
+
+    def problems_within(self, config: Any) -> list[str]:
+        writes = self.answers or bool(self.config.sample_prompts)
+        off = "leave task.generate and task.sample_prompts out"
+        on = "give task.generate, with data.prompt_column and data.response_column"
+        return generation.problems_within(config, writes=writes, scores=self.answers, off=off, on=on)
+
+    @property
+    def answers(self) -> bool:
+        """A response is written for every row at evaluation."""
+        return self.config.generate is not None and self.prompted
 
     def columns(self) -> dict[str, Kind]:
         data = self.data
@@ -128,6 +115,12 @@ class CausalLM(Task):
 
     def processing(self) -> str:
         return f"{super().processing()}{self.tokenizer.chat_template if self.chatting else ''}"
+
+    def check(self, model: Any, *, random: bool) -> None:
+        config = model.config
+        prompts = self._sample_prompts() if self.config.sample_prompts else []
+        longest = self.max_length if self.answers else 0
+        generation.check_room(self.tokenizer, config, prompts=prompts, longest=longest, width=self.width)
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         if self.chatting or self.prompted:
@@ -222,6 +215,7 @@ class CausalLM(Task):
             "attention_mask": mask,
             "labels": labels,
             "num_bytes": bytes_column(features),
+            **generation.sampling_seeds(self.config.generate if self.answers else None, draws),
         }
         if "document_lengths" in features[0]:
             lengths = [feature["document_lengths"] for feature in features]
@@ -241,8 +235,42 @@ class CausalLM(Task):
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
         return language_columns(logits[:, :-1], batch["labels"][:, 1:], batch["num_bytes"])
 
+    @property
+    def width(self) -> int:
+        """Tokens written at most."""
+        settings = self.config.generate or GenerateConfig()
+        return settings.max_new_tokens or MAX_NEW_TOKENS
+
+    def generate(self, model: nn.Module, batch: Batch) -> Batch:
+        if not self.answers:
+            return {}
+        prompts = generation.prompts_of(batch, self.tokenizer.pad_token_id)
+        more = {"tokenizer": self.tokenizer, "width": self.width, "seeds": generation.seeds_of(batch)}
+        return {"written": generation.write(model, self.config.generate, prompts, **more)}
+
+    def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
+        if not self.answers:
+            return columns
+        texts = generation.texts_of(columns["written"], self.tokenizer)
+        return {**columns, "predictions": texts, "references": list(rows[self.data.response_column])}
+
+    def samples(self, model: nn.Module) -> list[tuple[str, str]]:
+        if not self.config.sample_prompts:
+            return []
+        settings, prompts = self.config.generate or GenerateConfig(), self._sample_prompts()
+        texts = generation.continued(model, settings, prompts, tokenizer=self.tokenizer, width=self.width)
+        return list(zip(self.config.sample_prompts, texts, strict=True))
+
+    def _sample_prompts(self) -> list[list[int]]:
+        if self.chatting:
+            asked = [[{"role": "user", "content": text}] for text in self.config.sample_prompts]
+            written = [render(self.tokenizer, messages, None, prompt=True)[0] for messages in asked]
+            return list(self.tokenizer(written, add_special_tokens=False)["input_ids"])
+        end = self.config.separator if self.prompted else ""
+        return generation.prompt_ids(self.tokenizer, [f"{text}{end}" for text in self.config.sample_prompts])
+
     def metrics(self) -> list[str]:
-        return ["perplexity", "bits_per_byte", "token_accuracy"]
+        return ["perplexity", "bits_per_byte", "token_accuracy", *(["exact_match"] if self.answers else [])]
 
     def unlearnable(self, features: Any) -> np.ndarray:
         if "num_trained" in features.column_names:

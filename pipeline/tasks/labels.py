@@ -62,6 +62,15 @@ def check_labels(splits: Mapping[str, Any], column: str, ids: Mapping[str, int],
         raise DataError(problems)
 
 
+def named_labels(names: Sequence[str]) -> dict[str, Any]:
+    """What a model's config says about its labels."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
 def _hint(label: str, ids: Mapping[str, int], names: list[str] | None) -> str:
     if names and not ids.keys() & set(names):
         return f"numbers stand for data.label_names ({_listed(names)}), counted from 0"

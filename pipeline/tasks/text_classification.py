@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,8 +16,11 @@ from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.errors import DataError
 from pipeline.tasks.base import Batch, Features, Task, attention_mask, pad
-from pipeline.tasks.labels import check_labels, choose_labels
+from pipeline.tasks.labels import check_labels, choose_labels, named_labels
+from pipeline.tasks.scaling import Scaling, check_head, fold
+from pipeline.tasks.thresholds import KEPT, best_thresholds, thresholds_note
 
+logger = logging.getLogger("graft")
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
@@ -26,8 +31,12 @@ class TextClassification(Task):
         name: str
         problem_type: Problem = "single_label_classification"
         """One label per row, a list of labels per row, or a number."""
-        threshold: float = 0.5
-        """Multi-label: a label is predicted when its probability is above this."""
+        threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = KEPT
+        """Multi-label: a label is predicted when its probability is above this. `auto`: above the threshold that gives
+        the label its best F1 on the validation rows."""
+        label_scaling: Literal["none", "standard"] = "none"
+        """Regression: `standard` learns labels less their mean, over their standard deviation (both of the training
+        rows). Metrics and the saved model speak the labels' own unit all the same."""
 
     reads = ("text_column", "label_column", "label_names")
     model_class = "AutoModelForSequenceClassification"
@@ -37,6 +46,9 @@ class TextClassification(Task):
         super().__init__(config, data)
         self.label_names: list[str] = []
         self.label_ids: dict[str, int] = {}
+        self.thresholds = np.zeros(0)
+        self.not_tuned: list[str] = []
+        self.scaling = Scaling()
         self.main_metric = {
             "single_label_classification": "accuracy",
             "multi_label_classification": "multilabel_f1_macro",
@@ -58,6 +70,10 @@ class TextClassification(Task):
             found.append(f"data.text_column: expected one column or a list of two, got {self.text_columns}")
         if self.config.problem_type == "regression" and self.data.label_names:
             found.append("data.label_names: a regression has numbers, no label names; leave it out")
+        if self.config.problem_type != "multi_label_classification" and self.config.threshold != KEPT:
+            found.append("task.threshold: is for problem_type multi_label_classification; leave it out")
+        if self.config.problem_type != "regression" and self.config.label_scaling != "none":
+            found.append("task.label_scaling: is for problem_type regression; leave it out")
         return found
 
     def columns(self) -> dict[str, Kind]:
@@ -76,20 +92,36 @@ class TextClassification(Task):
                     f"data.label_column: every {' and '.join(same)} row has the same number in {self.label_column!r}; "
                     "there is nothing to learn or to compare"
                 )
+            self.scaling = Scaling.of(splits["train"][self.label_column], self.config.label_scaling)
             return
         labels = splits["train"][self.label_column]
         self.label_names, self.label_ids = choose_labels(labels, self.data.label_names, checkpoint_labels)
         check_labels(splits, self.label_column, self.label_ids, self.data)
+        if self.tunes:
+            self._plan_thresholds(splits)
+        elif self.config.problem_type == "multi_label_classification":
+            self.thresholds = np.full(len(self.label_names), self.config.threshold)
+
+    def _plan_thresholds(self, splits: Mapping[str, Any]) -> None:
+        if "validation" not in splits:
+            raise DataError(
+                "task.threshold: auto chooses thresholds on validation rows, and there are none; give "
+                "data.validation_file, data.dataset_validation_split or data.validation_split_fraction, or a number"
+            )
+        seen = {self.label_ids[label] for row in splits["validation"][self.label_column] for label in row}
+        self.not_tuned = [name for index, name in enumerate(self.label_names) if index not in seen]
+        self.thresholds = np.full(len(self.label_names), KEPT)
+        if self.not_tuned:
+            logger.warning(self.notes()[0])
+
+    def check(self, model: nn.Module, *, random: bool) -> None:
+        if self.scaling.standard:
+            check_head(model, self.head_modules, trained=not random)
 
     def model_kwargs(self) -> dict[str, Any]:
         if self.config.problem_type == "regression":
             return {"num_labels": 1, "problem_type": "regression"}
-        return {
-            "num_labels": len(self.label_names),
-            "id2label": dict(enumerate(self.label_names)),
-            "label2id": {name: index for index, name in enumerate(self.label_names)},
-            "problem_type": self.config.problem_type,
-        }
+        return {**named_labels(self.label_names), "problem_type": self.config.problem_type}
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         texts = [list(rows[column]) for column in self.text_columns]
@@ -131,19 +163,49 @@ class TextClassification(Task):
         if self.config.problem_type == "single_label_classification":
             return functional.cross_entropy(logits, labels, reduction="sum"), logits
         if self.config.problem_type == "regression":
-            return functional.mse_loss(logits.squeeze(-1), labels, reduction="sum"), logits
+            return functional.mse_loss(logits.squeeze(-1), self.scaling.apply(labels), reduction="sum"), logits
         return functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum(), logits
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
-        predictions = {
-            "single_label_classification": lambda: logits.argmax(-1),
-            "multi_label_classification": lambda: (logits.sigmoid() > self.config.threshold).long(),
-            "regression": lambda: logits.squeeze(-1),
-        }[self.config.problem_type]()
-        references = batch["labels"]
+        if self.config.problem_type == "multi_label_classification":  # thresholds may depend on all rows together
+            return {"scores": logits.sigmoid(), "references": batch["labels"].long()}
+        whole = self.config.problem_type == "single_label_classification"
+        predictions = logits.argmax(-1) if whole else self.scaling.undo(logits.squeeze(-1))
+        return {"predictions": predictions, "references": batch["labels"]}
+
+    @property
+    def tunes(self) -> bool:
+        return bool(self.config.threshold == "auto")
+
+    def tune(self, columns: dict[str, np.ndarray]) -> None:
+        if self.tunes:
+            self.thresholds = best_thresholds(columns["scores"], columns["references"])
+
+    def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
+        if self.config.problem_type != "multi_label_classification":
+            return columns
+        return {**columns, "predictions": (columns["scores"] > self.thresholds).astype("i8")}
+
+    def exported(self, model: nn.Module) -> nn.Module:
+        """The head in the labels' unit; `label_thresholds` in the config of a multi-label model."""
+        if self.scaling.standard:
+            fold(model, self.head_modules, self.scaling)
+        settings = vars(model.config)
+        settings.pop("label_thresholds", None)  # of the checkpoint that this one was made from
         if self.config.problem_type == "multi_label_classification":
-            references = references.long()
-        return {"predictions": predictions, "references": references}
+            settings["label_thresholds"] = self.thresholds.tolist()
+        return model
+
+    def notes(self) -> list[str]:
+        if self.config.problem_type == "regression":
+            return [self.scaling.note()]
+        return [thresholds_note(self.not_tuned)] if self.tunes else []
+
+    def facts(self) -> dict[str, Any]:
+        if self.config.problem_type == "regression":
+            scaling = {"mean": self.scaling.mean, "std": self.scaling.std}
+            return {"label_scaling": scaling if self.scaling.standard else None}
+        return {"label_thresholds": self.thresholds.tolist()} if len(self.thresholds) else {}
 
     def metrics(self) -> list[str]:
         if self.config.problem_type == "regression":

@@ -1,0 +1,84 @@
+"""The tags of words: which of them mark entities, and the map of all of them to ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.data import DataConfig
+from pipeline.errors import DataError
+from pipeline.tasks.labels import check_labels, choose_labels, flat
+from pipeline.tasks.spans import OUTSIDE, Span
+
+ENTITY_TAG = re.compile(r"[BIESLU]-.+", re.DOTALL)
+
+
+def marks_entity(name: str) -> bool:
+    """B-x, I-x and their like, rather than a tag that says what a word is by itself."""
+    return ENTITY_TAG.fullmatch(name) is not None
+
+
+def mixed(rows: Sequence[Sequence[str]], ids: Mapping[str, int], names: Sequence[str]) -> tuple[int, str] | None:
+    """The first row with a plain tag where others mark entities, and what is wrong with it: no score would hold."""
+    begin = [name for name in names if name.startswith("B-")]
+    for number, row in enumerate(rows if begin else []):
+        for tag in row:
+            name = names[ids[tag]]
+            if name != OUTSIDE and not marks_entity(name):
+                return number, (
+                    f"the tag {tag!r} marks no entity, and {begin[0]!r} does; expected O, B-x and I-x (or E-x, S-x, "
+                    "L-x, U-x) alone, or no tag with B-"
+                )
+    return None
+
+
+def within(names: Sequence[str], tag: int) -> int:
+    """The id for what follows within the same word: of B-x that of I-x, if there is one."""
+    name = f"I-{names[tag][2:]}" if names[tag].startswith("B-") else names[tag]
+    return names.index(name) if name in names else tag
+
+
+def tags_of_spans(
+    spans: Mapping[str, Sequence[Sequence[Span]]], column: str, data: DataConfig, checkpoint: list[str] | None
+) -> tuple[list[str], dict[str, str]]:
+    """The tags O, B-x and I-x in id order, and the x of every label as the spans of the splits write it.
+
+    The names in `data.label_names`, if any, are those of the labels x. Raises DataError for a label of a split that
+    the training rows do not have, and for a checkpoint with other tags.
+    """
+    labels = {split: {column: [[span.label for span in row] for row in rows]} for split, rows in spans.items()}
+    found = sorted(set(flat(labels["train"][column])))
+    if not found:
+        raise DataError(f"data.label_column: no training row has a span in {column!r}; there is nothing to learn")
+    known = _types(checkpoint) if checkpoint else None
+    if known is None and data.label_names is None and len(found) == 1:
+        names, ids = found, {found[0]: 0}  # one type of entity is enough: the other words are O
+    else:
+        names, ids = choose_labels(labels["train"][column], data.label_names, known)
+    check_labels(labels, column, ids, data)
+    tags = [OUTSIDE, *(f"{mark}-{name}" for name in names for mark in "BI")]
+    if data.label_names is None:
+        tags = checkpoint or sorted(tags)
+    return tags, {label: names[index] for label, index in ids.items()}
+
+
+def _types(checkpoint: Sequence[str]) -> list[str]:
+    """The x of a checkpoint that tags O, B-x and I-x; other tags cannot say what spans say."""
+    types = [name[2:] for name in checkpoint if name.startswith("B-")]
+    if set(checkpoint) != {OUTSIDE, *(f"{mark}-{name}" for name in types for mark in "BI")}:
+        raise DataError(
+            "task.label_format: spans become the tags O, B-x and I-x, and the checkpoint was trained for "
+            f"{', '.join(map(repr, checkpoint[:8]))}{', ...' if len(checkpoint) > 8 else ''}; start from the "
+            "checkpoint before it was fine-tuned, or give words with the checkpoint's own tags"
+        )
+    return types
+
+
+def most_frequent(rows: Sequence[Sequence[Any]]) -> Any:
+    """The tag that most words have; of equals the first in order."""
+    counts: dict[Any, int] = {}
+    for row in rows:
+        for tag in row:
+            counts[tag] = counts.get(tag, 0) + 1
+    return max(sorted(counts), key=lambda tag: counts[tag])

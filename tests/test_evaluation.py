@@ -1,0 +1,137 @@
+"""What an evaluation keeps, over how many examples it is, and how sure its numbers are."""
+
+from __future__ import annotations
+
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import evaluation
+from pipeline.accelerator import make_accelerator
+from pipeline.bootstrap import intervals
+from pipeline.evaluation import evaluate
+from pipeline.metrics import METRICS
+from pipeline.processes import Processes
+from pipeline.stopping import Stopped, StopRequest
+
+VOCABULARY, LENGTH, BATCH = 5000, 16, 4
+
+
+class Wide:
+    """A task whose logits are far larger than what its metrics need, with three windows per example."""
+
+    def __init__(self) -> None:
+        self.logits: list[weakref.ref[Tensor]] = []
+
+    def collate(self, features: Any, draws: Any) -> dict[str, Tensor]:
+        return {"input_ids": torch.zeros((len(features), LENGTH), dtype=torch.long)}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        alive = sum(reference() is not None for reference in self.logits)
+        assert not alive, f"the logits of {alive} earlier batches are still in memory"
+        logits = torch.zeros((*batch["input_ids"].shape, VOCABULARY))
+        self.logits.append(weakref.ref(logits))
+        return logits.sum() + len(logits), logits
+
+    def postprocess(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"predictions": logits[:, 0].argmax(-1), "references": batch["input_ids"][:, 0], "view": logits[:, 0, 0]}
+
+    def generate(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+    def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
+        return {key: value[::3] for key, value in columns.items()}
+
+    def terms(self, batch: dict[str, Tensor]) -> int:
+        return len(batch["input_ids"])
+
+
+def scored(rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, float], int]:
+    """Bytes kept until the end, the result, and the number of batches."""
+    kept: list[int] = []
+    gather = evaluation._gather
+
+    def counted(parts: Any, accelerator: Any) -> Any:
+        storages = {value.untyped_storage().data_ptr(): value for part in parts for value in part.values()}
+        kept.append(sum(value.untyped_storage().nbytes() for value in storages.values()))
+        return gather(parts, accelerator)
+
+    monkeypatch.setattr(evaluation, "_gather", counted)
+    dataset = SimpleNamespace(length=[LENGTH] * rows)
+    task, processes = Wide(), Processes(make_accelerator())
+    result = evaluate(
+        nn.Linear(1, 1),
+        task,  # type: ignore[arg-type]
+        type("Rows", (), {"__getitem__": lambda self, key: dataset.length if key == "length" else {}})(),
+        {"accuracy": METRICS["accuracy"]()},
+        rows=None,
+        processes=processes,
+        batch_size=BATCH,
+        seed=0,
+        stop=StopRequest(),
+    )
+    monkeypatch.undo()
+    return kept[0], result, len(task.logits)
+
+
+def test_no_logits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: three numbers of 8 bytes and one of 4 per row, and no logit of an earlier batch beside the next one."""
+    for rows in (12, 60):
+        kept, result, batches = scored(rows, monkeypatch)
+        assert kept == (3 * 8 + 4) * rows < LENGTH * VOCABULARY
+        assert batches == rows // BATCH and result["loss"] == 1
+        assert result["num_samples"] == rows / 3 and result["accuracy"] == 1
+
+
+def never() -> None:
+    pass
+
+
+def test_intervals_are_those_of_the_statistic() -> None:
+    """The interval of a share is the binomial's; texts are drawn like numbers; the same seed gives the same ends."""
+    hits = np.arange(200) < 140
+    columns = {"predictions": hits.astype("i8"), "references": np.ones(200, "i8"), "unused": ["x"] * 200}
+    metrics = {"accuracy": METRICS["accuracy"]()}
+    found = intervals(metrics, columns, 2000, 0, poll=never)
+    spread = 1.96 * np.sqrt(0.7 * 0.3 / 200)
+    assert found["accuracy"] == pytest.approx([0.7 - spread, 0.7 + spread], abs=0.01)
+    assert intervals(metrics, columns, 2000, 0, poll=never) == found
+    assert intervals(metrics, columns, 2000, 1, poll=never) != found
+
+
+def test_intervals_of_a_metric_of_texts_and_of_one_that_may_be_undefined() -> None:
+    import datasets
+    import evaluate as library
+
+    class Same(library.Metric):
+        """Share of equal texts."""
+
+        def _info(self) -> Any:
+            features = datasets.Features({key: datasets.Value("string") for key in ("texts", "targets")})
+            return library.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+        def _compute(self, texts: list[str], targets: list[str]) -> dict[str, float]:
+            return {"same": sum(a == b for a, b in zip(texts, targets, strict=True)) / len(texts)}
+
+    columns = {"texts": list("abcd"), "targets": list("abxx"), "predictions": [1.0, 2.0, 3.0, 4.0]}
+    columns["references"] = [0.0, 0.0, 0.0, 1.0]  # of four drawn, about a third have no 1 among them
+    metrics = {"same": Same(keep_in_memory=True), "pearson": METRICS["pearson"]()}
+    found = intervals(metrics, columns, 100, 0, poll=never)
+    low, high = found["same"] or [0, 0]
+    assert 0 <= low < 0.5 < high <= 1 and found["pearson"] is None
+
+
+def test_a_stop_is_heard_between_draws() -> None:
+    asked = iter([False, True])
+
+    def poll() -> None:
+        if next(asked):
+            raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        intervals({"accuracy": METRICS["accuracy"]()}, {"predictions": [1], "references": [1]}, 100, 0, poll=poll)
