@@ -53,9 +53,9 @@ def _writing(config: Any, data: DataConfig) -> list[str]:
     """What does not go with writing at evaluation."""
     found = generation.problems(config.generate)
     if config.generate and data.prompt_column is None and not config.sample_prompts:
+        why = "conversations have several prompts" if data.messages_column else "rows of plain text have no prompt"
         found.append(
-            "task.generate: rows of plain text and conversations have no one prompt to answer; give "
-            "data.prompt_column and data.response_column, or task.sample_prompts"
+            f"task.generate: {why} to answer; give data.prompt_column and data.response_column, or task.sample_prompts"
         )
     if config.generate and data.prompt_column is not None and data.packing == "best_fit":
         found.append("task.generate: answers one row at a time, and packed rows hold several; set data.packing: none")
