@@ -51,7 +51,7 @@ def turns(tokenizer: Any, messages: list[Message], tools: Tools, text: str) -> l
     A turn begins where the rendering of the messages before it, with the header of the assistant, ends, and ends where
     the rendering up to its message ends. Both must be beginnings of the whole. Raises ValueError where they are not.
     """
-    found = []
+    found: list[Span] = []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
