@@ -85,7 +85,7 @@ def refuse_unlearnable(data: DataConfig, task: Task, splits: Mapping[str, Any]) 
             examples = np.asarray(features["example"])
             rows, total = np.unique(examples[rows]), len(np.unique(examples))
         if len(rows):
-            shown = ", ".join(_names(data, task, split, features, rows[:10].tolist()))
+            shown = ", ".join(_names(data, task, split, rows[:10].tolist()))
             problems.append(
                 f"data.max_length: {len(rows)} of {total} {split} rows {task.nothing_to_learn} within "
                 f"{task.max_length} tokens ({shown}{', ...' if len(rows) > 10 else ''}); raise it or leave them out"
@@ -94,11 +94,8 @@ def refuse_unlearnable(data: DataConfig, task: Task, splits: Mapping[str, Any]) 
         raise DataError(problems)
 
 
-def _names(data: DataConfig, task: Task, split: str, features: Any, numbers: list[int]) -> list[str]:
-    """Where encoded rows come from; a packed one holds parts of several and has its number alone."""
+def _names(data: DataConfig, task: Task, split: str, numbers: list[int]) -> list[str]:
+    """Where rows were written; a packed one holds parts of several and has its number alone."""
     if task.block_size is not None:
         return [f"block {number + 1}" for number in numbers]
-    if "example" in features.column_names:
-        numbers = [features[number]["example"] for number in numbers]
-    places = places_of(data, split, task.inputs()[0], numbers)
-    return list(dict.fromkeys(places[number] for number in numbers))
+    return list(places_of(data, split, task.inputs()[0], numbers).values())

@@ -18,6 +18,7 @@ from pipeline.stopping import StopRequest
 from pipeline.tasks.base import BadRows
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.chat_templates import CHAT_TEMPLATES
+from pipeline.tasks.generation import prompts_of
 from tests.synthetic import checkpoint_for, rows, settings
 from tests.tiny import tiny_tokenizer
 
@@ -143,6 +144,18 @@ def test_all_tokens_can_be_learned_and_pairs_are_conversations_of_one_turn(token
     features = task.encode({"instruction": ["sum"], "output": ["3"], "system": ["Be kind."], "input": ["1 2"]})
     text = "<|system|>\nBe kind.[EOS]\n<|user|>\nsum\n1 2[EOS]\n<|assistant|>\n3[EOS]\n"
     assert task.tokenizer.decode(features["input_ids"][0]) == text and learned(task, features) == ["3[EOS]"]
+
+
+def test_what_is_answered_at_evaluation_ends_with_the_header_of_the_assistant(tokenizer_folder: Path) -> None:
+    pairs: dict[str, Any] = {"prompt_column": "ask", "response_column": "say"}
+    config = CausalLM.Config(name="causal_lm", chat_template="zephyr", sample_prompts=["hi"])
+    task = CausalLM(config, DataConfig(**pairs))
+    task.use_tokenizer(AutoTokenizer.from_pretrained(tokenizer_folder), 200)
+    (sample,) = task._sample_prompts()
+    features = task.encode({"ask": ["hi"], "say": ["ho"]})
+    batch = task.collate([{key: cells[0] for key, cells in features.items()}], [])
+    (prompt,) = prompts_of(batch, task.tokenizer.pad_token_id)["input_ids"].tolist()
+    assert prompt == sample and task.tokenizer.decode(prompt) == "<|user|>\nhi[EOS]\n<|assistant|>\n"
 
 
 def test_pairs_without_a_template_join_what_is_not_empty(tokenizer_folder: Path) -> None:
