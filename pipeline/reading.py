@@ -40,7 +40,7 @@ class Data:
     sizes: dict[str, int]
     """Split -> its rows (of a corpus: documents; of a stream: blocks to come)."""
     repeated: dict[str, int]
-    """Split -> rows that repeat an earlier one; without a split that is streamed."""
+    """Split -> rows that repeat an earlier one; not counted in a corpus or a stream."""
     shares: list[dict[str, Any]]
     """Of `data.sources`: what an epoch takes from each."""
 
@@ -79,7 +79,7 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     stream = read_stream(config, task) if streamed else None
     seen = {split: see(part, task.inputs()) for split, part in rows.items()}
     if corpora:
-        seen["train"] = corpora.seen()
+        seen["train"] = corpora.seen(list(seen.values()), stop)
     scored = [split for split in rows if split != "train" and "train" in seen]
     overlaps = {split: overlap(seen["train"], rows[split], task.inputs()) for split in scored}
     if refuse and not config.data.allow_overlap:
@@ -91,8 +91,9 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     refuse_unlearnable(config.data, task, splits)
     if train := corpora or stream:
         prints, splits = {"train": train.fingerprint, **prints}, {"train": train.blocks, **splits}
-    sizes = {split: seen[split].rows if split in seen else len(part) for split, part in splits.items()}
-    repeated = {split: found.repeated for split, found in seen.items()}
+    documents = {"train": train.documents} if train else {}
+    sizes = {**documents, **{split: len(part) for split, part in rows.items()}}
+    repeated = {split: found.repeated for split, found in seen.items() if split in rows}
     return Data(config, task, rows, splits, prints, overlaps, sizes, repeated, corpora.shares if corpora else [])
 
 
@@ -101,13 +102,18 @@ def _refuse_overlap(config: Any, task: Task, rows: Mapping[str, Any], overlaps: 
     for split, found in overlaps.items():
         if found.share > OVERLAP_LIMIT:
             problems.append(
-                f"data.{split}_file: {found.normalized} of {found.rows} {split} rows ({100 * found.share:.1f} %) are "
-                f"training rows too, {found.exact} of them letter by letter; what they score is memory. Take them out "
-                "of one of the two, or set data.allow_overlap: true"
+                f"{_key_of(config.data, split)}: {found.normalized} of {found.rows} {split} rows "
+                f"({100 * found.share:.1f} %) are training rows too, {found.exact} of them letter by letter; what they "
+                "score is memory. Take them out of one of the two, or set data.allow_overlap: true"
             )
             problems += shared(config.data, task, rows, split, found.first)
     if problems:
         raise DataError(problems)
+
+
+def _key_of(data: Any, split: str) -> str:
+    """The setting that the rows of a split come from."""
+    return f"data.{split}_file" if vars(data)[f"{split}_file"] is not None else "data"
 
 
 def shared(data: Any, task: Task, rows: Mapping[str, Any], split: str, pairs: list[tuple[int, int]]) -> list[str]:

@@ -45,6 +45,8 @@ def identity(config: Any, fingerprints: Mapping[str, str], mixed_precision: str)
         free = MAY_CHANGE.get(section, set())
         found.update({f"{section}.{key}": value for key, value in settings.items() if key not in free})
     found["train.mixed_precision"] = mixed_precision
+    if config.data.sources:
+        found["data.sources"] = [source.weight for source in config.data.sources]
     return found
 
 

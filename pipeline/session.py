@@ -37,6 +37,8 @@ from pipeline.tracking import RunLog, start_trackers
 from pipeline.training import Training, TrainState
 
 logger = logging.getLogger("graft")
+REFERENCE_ROWS = 8
+"""Rows whose reference is computed at once, whatever fits in training: rounding must not depend on that."""
 ROWS_TO_COMPARE = 4
 """Rows whose logits must be the same after the saved model is loaded again."""
 
@@ -165,7 +167,7 @@ class Session:
             self.plain,
             self.prepared.task,
             processes=self.processes,
-            batch_size=config.eval.eval_batch_size or self.training.micro_batch_size,
+            batch_size=config.eval.eval_batch_size or REFERENCE_ROWS,
             seed=config.train.seed,
             stop=self.stop,
         )

@@ -114,8 +114,13 @@ def check(config: Any, *, has_validation: bool) -> None:
         )
     if config.lora is not None and start_of(config) == "random":
         found.append("lora: adapters beside frozen random weights learn nothing useful; start from model_name_or_path")
-    if config.data.streaming and config.train.max_steps is None:
+    if config.data.streaming and not config.train.max_steps:
         found.append("data.streaming: a stream has no known end; say how long to train with train.max_steps")
+    for key in ("sources", "streaming"):
+        if vars(config.data)[key] and (not task.packs or config.data.packing == "best_fit"):
+            able = task.reads is not None and "packing" in task.reads
+            fix = "set data.packing: blocks, with plain text" if able else "give data.train_file for this task"
+            found.append(f"data.{key}: a corpus is plain text that is read in blocks; {fix}")
     if config.data.streaming and config.train.train_sampling_strategy != "sequential":
         found.append(
             "data.streaming: a stream is read in its order; set train.train_sampling_strategy: sequential "

@@ -7,6 +7,7 @@ together in order, so that the corpus does not depend on how many workers there 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -27,7 +28,9 @@ from pipeline import models
 from pipeline.accelerator import PACKAGE
 from pipeline.data import Corpus, DataConfig, default_cache_dir, digests_of, find_rows, join, locked, token_type
 from pipeline.data.corpus import INDEX, Part
+from pipeline.encoding import ENCODING_VERSION
 from pipeline.errors import DataError
+from pipeline.files import write_text
 from pipeline.settings import RunConfig, make_task
 from pipeline.tasks import Task
 
@@ -36,6 +39,8 @@ BATCH = 1000
 COMMIT = 8
 """Batches between two points from which a stopped worker goes on."""
 POLL_SECONDS = 0.2
+READING = {"text_column", "column_names", "encoding", "delimiter", "sample_by"}
+"""Settings that decide what is read from a file."""
 JOB, PROBLEMS = "job.json", "problems.json"
 
 
@@ -48,16 +53,21 @@ def tokenize(config: Any, task: Task, files: Sequence[str], name: str, poll: Cal
     cache = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
     folder = cache / f"{_key(config, task, files)}.corpus"
     with locked(folder, poll):
-        if not (folder / INDEX).is_file():
+        if not (folder / INDEX).is_file() and not (folder / PROBLEMS).is_file():
             _make(config, task, files, name, folder, poll)
+        for leftover in folder.glob("part-*"):  # of a process killed in its last moments, or of another number of them
+            shutil.rmtree(leftover)
+    if (folder / PROBLEMS).is_file():  # kept: the same files have the same problems for whoever asks next
+        raise DataError(json.loads((folder / PROBLEMS).read_text()))
     return Corpus(folder)
 
 
 def _key(config: Any, task: Task, files: Sequence[str]) -> str:
     """All that the tokens depend on. Files go by name, size and time of change: reading them is what is to be saved."""
     found = [(str(Path(file).resolve()), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
-    data = config.data.model_dump(mode="json", include={"text_column", "encoding", "delimiter", "sample_by"})
-    described = [1, found, data, task.processing(), task.columns(), config.task.model_dump(mode="json")]
+    data = config.data.model_dump(mode="json", include=READING)
+    described = [ENCODING_VERSION, found, data, task.processing(), task.columns(), config.task.model_dump(mode="json")]
+    described.append(hashlib.sha256(Path(inspect.getfile(type(task))).read_bytes()).hexdigest())
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -84,14 +94,10 @@ def _make(config: Any, task: Task, files: Sequence[str], name: str, folder: Path
             _work(folder, 0, task, meanwhile)
         else:
             _start(folder, workers, meanwhile)
-    if (folder / PROBLEMS).is_file():
-        problems = json.loads((folder / PROBLEMS).read_text())
-        shutil.rmtree(folder)
-        raise DataError(problems)
-    join(parts, folder, dtype)
-    for part in parts:
-        shutil.rmtree(part)
     (folder / JOB).unlink()
+    if (folder / PROBLEMS).is_file():
+        return
+    join(parts, folder, dtype)
     corpus = Corpus(folder)
     size = len(corpus.tokens) * dtype.itemsize / 1e6
     Console(stderr=True).print(
@@ -127,7 +133,10 @@ def _start(folder: Path, workers: int, poll: Callable[[], None]) -> None:
     paths = filter(None, (str(PACKAGE.parent), environment.get("PYTHONPATH")))
     environment |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", "pipeline.tokenizing", str(folder)]
-    running = [subprocess.Popen([*command, str(worker)], env=environment) for worker in range(workers)]
+    # a session of their own: a signal to our group is ours to answer, and they see for themselves that we are gone
+    running = [
+        subprocess.Popen([*command, str(worker)], env=environment, start_new_session=True) for worker in range(workers)
+    ]
     try:
         while any(process.poll() is None for process in running):
             poll()
@@ -161,7 +170,7 @@ def _work(folder: Path, worker: int, task: Task, poll: Callable[[], None]) -> No
             if number % COMMIT == COMMIT - 1:
                 part.commit()
         if problems.count:
-            (folder / PROBLEMS).write_text(json.dumps(problems.sentences()))
+            write_text(folder / PROBLEMS, json.dumps(problems.sentences()))
             return
         part.commit(done=True)
     finally:

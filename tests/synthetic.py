@@ -68,6 +68,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Every task, and the forms that some have."""
 
 
+MATRIX: list[tuple[str, str | None]] = [
+    (variant, strategy)
+    for variant in VARIANTS
+    for strategy in (None, *STRATEGIES)
+    if strategy is None or variant in TASKS
+]
+"""Every task with every strategy, and the other forms of a task with all weights."""
+
+
 def turned(texts: list[str], by: int) -> list[str]:
     """The same texts beginning elsewhere."""
     return texts[by:] + texts[:by]

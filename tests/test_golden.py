@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.api import read_config, run_recipe
-from tests.synthetic import RECIPE_OF, VARIANTS, checkpoint_for, data_of, settings
+from tests.synthetic import MATRIX, RECIPE_OF, checkpoint_for, data_of, settings
 
 FILE = Path(__file__).parent / "golden.json"
-CASES = [(variant, strategy) for variant in VARIANTS for strategy in (None, "freeze", "lora")]
 
 
 def curve(variant: str, strategy: str | None, folder: Path) -> list[float]:
@@ -27,7 +26,7 @@ def curve(variant: str, strategy: str | None, folder: Path) -> list[float]:
     return [line["loss"] for line in lines if line["event"] == "train"] + [run.metrics["loss"]]
 
 
-@pytest.mark.parametrize(("variant", "strategy"), CASES)
+@pytest.mark.parametrize(("variant", "strategy"), MATRIX)
 def test_losses_are_where_they_were(variant: str, strategy: str | None, tmp_path: Path) -> None:
     key = f"{variant}, {strategy or 'full'}"
     golden = json.loads(FILE.read_text()) if FILE.exists() else {}
@@ -40,4 +39,4 @@ def test_losses_are_where_they_were(variant: str, strategy: str | None, tmp_path
 
 
 def test_there_is_a_curve_for_every_case() -> None:
-    assert set(json.loads(FILE.read_text())) == {f"{variant}, {strategy or 'full'}" for variant, strategy in CASES}
+    assert set(json.loads(FILE.read_text())) == {f"{variant}, {strategy or 'full'}" for variant, strategy in MATRIX}

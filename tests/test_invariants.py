@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 from pipeline.api import read_config, run_recipe
 from pipeline.data.batching import micro_batches, plan
 from pipeline.stopping import Stopped
-from pipeline.strategies import STRATEGIES
 from tests import launched
 from tests.faults import stop_after
-from tests.synthetic import RECIPE_OF, VARIANTS, checkpoint_for, data_of, settings
+from tests.synthetic import MATRIX, RECIPE_OF, VARIANTS, checkpoint_for, data_of, settings
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -81,7 +80,7 @@ def train_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.promise(1, "tasks x strategies stopped twice and resumed bitwise, one process")
-@pytest.mark.parametrize(("variant", "strategy"), [(v, s) for v in VARIANTS for s in (None, *STRATEGIES)])
+@pytest.mark.parametrize(("variant", "strategy"), MATRIX)
 def test_stopped_and_resumed_is_straight(variant: str, strategy: str | None, tmp_path: Path) -> None:
     """With dropout and accumulation, over the edge of an epoch: equal by the hash of the checkpoint folder."""
     checkpoint = checkpoint_for(variant, tmp_path / "start")

@@ -8,7 +8,7 @@ from pipeline.data.corpus import Blocks, Corpus, join, token_type
 from pipeline.data.fingerprint import fingerprint
 from pipeline.data.images import identity, open_image
 from pipeline.data.mixture import Mixture
-from pipeline.data.overlap import Overlap, Seen, digests_of, overlap, see
+from pipeline.data.overlap import Overlap, Seen, digests_of, only, overlap, see
 from pipeline.data.settings import COLUMN_KEYS, DataConfig
 from pipeline.data.sources import files_of, find_rows, load_splits, places_of
 from pipeline.data.stream import Stream, open_stream, stream_fingerprint
@@ -35,6 +35,7 @@ __all__ = [
     "load_splits",
     "locked",
     "open_stream",
+    "only",
     "open_image",
     "overlap",
     "places_of",

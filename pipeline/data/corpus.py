@@ -8,13 +8,16 @@ letters alone) and `corpus.json`. Only the pages that are read are in memory.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from functools import cached_property
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pipeline.files import write_text
 
 INDEX = "corpus.json"
 VERSION = 1
@@ -55,15 +58,15 @@ class Corpus:
 
     def each_digests(self) -> Iterator[tuple[bytes, bytes]]:
         """Of every document in order, as `pipeline.data.overlap.digests_of` gives them."""
-        digests = (self.folder / "digests.bin").read_bytes()
-        for start in range(0, len(digests), 2 * DIGEST_BYTES):
-            both = digests[start : start + 2 * DIGEST_BYTES]
-            yield both[:DIGEST_BYTES], both[DIGEST_BYTES:]
+        with (self.folder / "digests.bin").open("rb") as file:
+            while both := file.read(2 * DIGEST_BYTES):
+                yield both[:DIGEST_BYTES], both[DIGEST_BYTES:]
 
     @property
     def fingerprint(self) -> str:
         """sha256 over the digests of all documents in order."""
-        return sha256((self.folder / "digests.bin").read_bytes()).hexdigest()
+        with (self.folder / "digests.bin").open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
 
     def bytes_until(self, position: int) -> float:
         """Bytes of the text of the first `position` tokens, a document's bytes being spread evenly over its tokens."""
@@ -81,9 +84,11 @@ class Blocks:
 
     column_names = ("input_ids", "num_bytes", "length", "truncated")
 
-    def __init__(self, corpus: Corpus, block_size: int):
+    def __init__(self, corpus: Corpus, block_size: int, *, drop_remainder: bool = False):
+        """`drop_remainder` leaves the shorter last row out."""
         self.corpus, self.block_size = corpus, block_size
-        self.count = -(-max(0, len(corpus.tokens) - 1) // (block_size - 1))
+        predicted, step = max(0, len(corpus.tokens) - 1), block_size - 1
+        self.count = predicted // step if drop_remainder else -(-predicted // step)
 
     def __len__(self) -> int:
         return self.count
@@ -121,7 +126,7 @@ class Blocks:
 
 def write_index(folder: Path, **facts: Any) -> None:
     """Make the folder a corpus: the last file to be written."""
-    (folder / INDEX).write_text(json.dumps({"version": VERSION, **facts}, indent=1))
+    write_text(folder / INDEX, json.dumps({"version": VERSION, **facts}, indent=1))
 
 
 class Part:
@@ -137,7 +142,10 @@ class Part:
         self.folder, self.dtype = folder, dtype
         self.progress: dict[str, Any] = {"batches": [], "sizes": [0, 0, 0], "done": False}
         if (folder / "progress.json").is_file():
-            self.progress = json.loads((folder / "progress.json").read_text())
+            found = json.loads((folder / "progress.json").read_text())
+            pairs = zip(self.NAMES, found["sizes"], strict=True)
+            if all((folder / name).stat().st_size >= size for name, size in pairs):  # else begin again
+                self.progress = found
         self.files = []
         for name, size in zip(self.NAMES, self.progress["sizes"], strict=True):
             (folder / name).touch()
@@ -160,12 +168,11 @@ class Part:
         """From here on a new start goes on behind what is written."""
         for file in self.files:
             file.flush()
+            os.fsync(file.fileno())  # or the count of what is written could outlive what is written
         batches = [*self.progress["batches"], *self.pending]
         self.progress = {"batches": batches, "sizes": [file.tell() for file in self.files], "done": done}
         self.pending = []
-        partial = self.folder / "progress.partial"
-        partial.write_text(json.dumps(self.progress))
-        partial.replace(self.folder / "progress.json")
+        write_text(self.folder / "progress.json", json.dumps(self.progress))
 
     def close(self) -> None:
         """Let go of the files; what was not committed does not count."""

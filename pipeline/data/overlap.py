@@ -62,7 +62,7 @@ def see(rows: Dataset, columns: Sequence[str]) -> Seen:
 
 
 def overlap(seen: Seen, other: Dataset, columns: Sequence[str]) -> Overlap:
-    """How much of a split was seen, over `columns`."""
+    """How much of a split is among the rows that were seen, over `columns`."""
     found = [
         (number, seen.letters[letters], exact in seen.exact)
         for number, (exact, letters) in enumerate(_digests(other, columns))
@@ -70,6 +70,17 @@ def overlap(seen: Seen, other: Dataset, columns: Sequence[str]) -> Overlap:
     ]
     pairs = [(number, earlier) for number, earlier, _ in found[:SHOWN]]
     return Overlap(len(other), sum(same for _, _, same in found), len(found), pairs)
+
+
+def only(wanted: Iterable[Seen], digests: Iterable[tuple[bytes, bytes]]) -> Seen:
+    """Of a stream of rows those that some splits hold too, with their numbers: memory grows with the splits alone."""
+    letters = set().union(*(split.letters for split in wanted))
+    found = Seen([])
+    for number, (exact, plain) in enumerate(digests):
+        if plain in letters:
+            found.exact.add(exact)
+            found.letters.setdefault(plain, number)
+    return found
 
 
 def digests_of(cells: Sequence[Any]) -> tuple[bytes, bytes]:

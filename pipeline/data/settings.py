@@ -156,6 +156,8 @@ class DataConfig(Section):
             for key, given in others.items()
             if self.sources and given is not None
         ]
+        if self.preprocessing_num_workers > 1 and not self.sources:
+            problems.append("data.preprocessing_num_workers: is for data.sources; leave it out")
         if self.streaming:
             if self.dataset_name is None:
                 problems.append("data.streaming: is for a hub dataset (data.dataset_name); files are read in any case")

@@ -154,7 +154,7 @@ def _given(config: DataConfig, datasets: Mapping[str, Dataset]) -> dict[str, Any
         if not isinstance(dataset, Dataset):
             problems.append(f"datasets[{name!r}] is a {type(dataset).__name__}, expected a datasets.Dataset")
     configured = [f"data.{split}_file" for split, files in _files(config).items() if files is not None]
-    configured += ["data.dataset_name"] if config.dataset_name is not None else []
+    configured += [f"data.{key}" for key in ("dataset_name", "sources") if vars(config)[key] is not None]
     if configured:
         problems.append(f"datasets and {', '.join(configured)} are both given; keep one of them")
     if problems:
@@ -242,7 +242,7 @@ def _cut(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset
 
 def _load_hub(config: DataConfig, splits: Mapping[str, str]) -> dict[str, Dataset]:
     """Splits of a hub dataset, from the cache when the hub cannot be reached."""
-    from datasets import load_dataset
+    from datasets import Dataset, load_dataset
 
     name = config.dataset_name
     assert name is not None
@@ -252,7 +252,12 @@ def _load_hub(config: DataConfig, splits: Mapping[str, str]) -> dict[str, Datase
     loaded = {}
     for split, hub_split in splits.items():
         try:
-            loaded[split] = load_dataset(name, config.dataset_config, split=hub_split, revision=config.dataset_revision)
+            settings = {"split": hub_split, "revision": config.dataset_revision}
+            if config.streaming:  # else all splits would be fetched, and train does not fit on the disk
+                rows = load_dataset(name, config.dataset_config, streaming=True, **settings)
+                loaded[split] = Dataset.from_list(list(islice(rows, config.max_eval_samples)))
+            else:
+                loaded[split] = load_dataset(name, config.dataset_config, **settings)
         except (OSError, ValueError, RuntimeError) as error:
             place = f"data.dataset_name: {name} (split {hub_split!r})"
             if reason:

@@ -25,6 +25,8 @@ from pipeline.data.sources import offline
 from pipeline.errors import DataError
 
 logger = logging.getLogger("graft")
+FIRST = 16
+"""Blocks that stay in memory: those that are shown, and that the saved model is compared on."""
 BATCH = 256
 """Documents that are tokenized together."""
 Row = dict[str, Any]
@@ -40,6 +42,8 @@ class Stream:
         self.start, self.count, self.block_size = start, count, block_size
         self.window: deque[Row] = deque(maxlen=kept)
         self.lock = threading.Lock()  # threads make coming batches
+        self.first: list[Row] = []
+        self.failure: Exception | None = None
         self._restart()
 
     def _restart(self) -> None:
@@ -54,14 +58,28 @@ class Stream:
         if isinstance(key, str):
             return {"length": self._lengths, "truncated": np.zeros(self.count, dtype=bool)}[key]
         with self.lock:
+            if key < len(self.first):
+                return self.first[key]
+            if self.failure is not None:
+                raise self.failure
             if key < self.next - len(self.window):
                 self._restart()
             if key > self.next + self.window.maxlen:  # type: ignore[operator]
                 logger.warning("the stream is read again up to block %d of %d", key, self.count)
             while self.next <= key:
-                self.window.append(next(self.blocks))
+                self.window.append(self._read())
                 self.next += 1
             return self.window[key - self.next]
+
+    def _read(self) -> Row:
+        try:
+            row = next(self.blocks)
+        except Exception as error:
+            self.failure = error  # whichever thread asks next must not meet the silence of a broken generator
+            raise
+        if len(self.first) < FIRST and self.next == len(self.first):
+            self.first.append(row)
+        return row
 
     @cached_property
     def _lengths(self) -> np.ndarray:
@@ -71,7 +89,8 @@ class Stream:
 def open_stream(
     config: DataConfig, encode: Callable[[dict[str, list[str]]], Any], column: str, *, block_size: int, seed: int
 ) -> Callable[[], Iterator[Row]]:
-    """What begins to read the dataset's blocks from the first. Past its end it is read again, in another order.
+    """What begins to read the dataset's blocks from the first. Past its end it is read again, in another order
+    where it is shuffled.
 
     `encode`: texts to `input_ids` and `num_bytes`. Raises DataError for a dataset that cannot be read or is empty, and
     while reading for a row without text.
@@ -87,6 +106,11 @@ def open_stream(
                 try:
                     yield NORMAL_FORMS["text"](row.get(column))
                 except ValueError as error:
+                    if config.on_bad_row == "skip":
+                        logger.warning(
+                            "%s: row %d of the stream: %s %s; left out", config.dataset_name, number, column, error
+                        )
+                        continue
                     raise DataError(
                         f"{config.dataset_name}: row {number + 1} of the stream: {column} {error}"
                     ) from None
@@ -97,7 +121,12 @@ def open_stream(
     def start() -> Iterator[Row]:
         for batch in blocks(map(encode, _batches(texts(), column)), block_size=block_size, drop_remainder=True):
             for ids, size in zip(batch["input_ids"], batch["num_bytes"], strict=True):
-                yield {"input_ids": ids, "num_bytes": size, "length": len(ids), "truncated": False}
+                yield {
+                    "input_ids": np.asarray(ids, dtype=np.int32),
+                    "num_bytes": size,
+                    "length": len(ids),
+                    "truncated": False,
+                }
 
     return start
 

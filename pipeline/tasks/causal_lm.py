@@ -14,7 +14,7 @@ from pipeline.data import Kind
 from pipeline.data.packing import best_fit, blocks
 from pipeline.tasks import generation
 from pipeline.tasks.base import IGNORED, BadRows, Batch, Features, Task, attention_mask, pad
-from pipeline.tasks.causal_problems import SEPARATOR, problems_of
+from pipeline.tasks.causal_settings import SEPARATOR, problems_of
 from pipeline.tasks.chat import Chat, encode_chats, render
 from pipeline.tasks.chat_templates import set_template
 from pipeline.tasks.conversations import messages_of, system_message, tools_of
@@ -83,10 +83,7 @@ class CausalLM(Task):
         return [columns] if isinstance(columns, str) else list(columns)
 
     def problems(self) -> list[str]:
-        found = super().problems() + problems_of(self.data, self.config, chatting=self.chatting)
-        if self.answers and self.data.packing == "best_fit":
-            found.append("task.generate: a packed row holds several prompts; leave data.packing out, or task.generate")
-        return found
+        return super().problems() + problems_of(self.config, self.data, chatting=self.chatting)
 
     def problems_within(self, config: Any) -> list[str]:
         writes = self.answers or bool(self.config.sample_prompts)

@@ -52,13 +52,12 @@ def _columns(data: DataConfig, *, plain: bool) -> list[str]:
 def _writing(config: Any, data: DataConfig) -> list[str]:
     """What does not go with writing at evaluation."""
     found = generation.problems(config.generate)
-    if config.generate and data.prompt_column is None and not config.sample_prompts:
-        why = "conversations have several prompts" if data.messages_column else "rows of plain text have no prompt"
+    plain = data.prompt_column is None and data.messages_column is None
+    if config.generate and plain and not config.sample_prompts:
         found.append(
-            f"task.generate: {why} to answer; give data.prompt_column and data.response_column, or task.sample_prompts"
+            "task.generate: rows of plain text have no prompt to answer; give data.prompt_column and "
+            "data.response_column, or task.sample_prompts"
         )
-    if config.generate and data.prompt_column is not None and data.packing == "best_fit":
+    if config.generate and not plain and data.packing == "best_fit":
         found.append("task.generate: answers one row at a time, and packed rows hold several; set data.packing: none")
-    if config.generate and data.prompt_column is not None and not config.assistant_only_loss:
-        found.append("task.generate: answers what is not learned, so it needs task.assistant_only_loss: true")
     return found

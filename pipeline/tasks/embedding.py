@@ -22,8 +22,8 @@ from pipeline.tasks.base import Batch, Features, Task, attention_mask, pad
 from pipeline.tasks.sentence_files import Pooling, pooling_of, write_sentence_files
 
 DEFAULT_SCALE, DEFAULT_GROUP = 20.0, 32
-CHUNK = 1024
-"""Rows that are compared with all candidates at once."""
+COMPARED = 2**24
+"""Pairs of a row and a candidate that are compared at once."""
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -225,7 +225,9 @@ class Embedding(Task):
         count, size = len(vectors), self.config.eval_group_size or DEFAULT_GROUP
         groups = np.array_split(np.arange(count), -(-count // size))
         losses = [self._ranking(vectors[group], texts[group]) for group in map(torch.from_numpy, groups)]
-        ranks = [rank_of_positive(vectors, texts, asked) for asked in torch.arange(count).split(CHUNK)]
+        ranks = [
+            rank_of_positive(vectors, texts, asked) for asked in torch.arange(count).split(max(1, COMPARED // count))
+        ]
         return {"rank": torch.cat(ranks).numpy(), "loss": torch.cat(losses).double().numpy()}
 
     def metrics(self) -> list[str]:
