@@ -168,6 +168,19 @@ INSTEAD: dict[str, str] = {
 }
 """Name elsewhere -> what to do here, where it is not one setting of another name."""
 
+TASK_NAMES: dict[str, str] = {
+    **dict.fromkeys(("sft", "clm", "pt", "language_modeling", "text_generation", "chat", "instruct"), "causal_lm"),
+    **dict.fromkeys(("mlm", "fill_mask"), "masked_lm"),
+    **dict.fromkeys(("sequence_classification", "regression", "sentiment_analysis"), "text_classification"),
+    **dict.fromkeys(("ner", "pos", "tagging"), "token_classification"),
+    **dict.fromkeys(("qa", "squad", "extractive_qa"), "question_answering"),
+    **dict.fromkeys(("translation", "summarization", "text2text", "text2text_generation"), "seq2seq"),
+    **dict.fromkeys(("vision", "image"), "image_classification"),
+    **dict.fromkeys(("swag", "multiple_choice_qa"), "multiple_choice"),
+    **dict.fromkeys(("sentence_similarity", "feature_extraction", "retrieval"), "embedding"),
+    "dpo": "preference",
+}
+"""What other tools call a task -> its name here."""
 SCALAR_SECTIONS: dict[str, str] = {
     "optim": "name",
     "model": "model_name_or_path",

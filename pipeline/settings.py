@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import SerializeAsAny, create_model, field_validator
 
+from pipeline.aliases import TASK_NAMES
 from pipeline.checkpoint import CheckpointConfig
 from pipeline.config import Section, check_section, resolve
 from pipeline.data import DataConfig
@@ -53,6 +54,9 @@ class _Settings(Section):
         given = {"name": value} if isinstance(value, str) else value
         if not isinstance(given, dict) or not isinstance(given.get("name"), str):
             raise ValueError(f"expected a task's name or {{name: ..., <setting>: ...}}; known: {', '.join(TASKS)}")
+        foreign = given["name"].replace("-", "_").lower()
+        if foreign not in TASKS and (ours := TASK_NAMES.get(foreign)):
+            raise ValueError(f"unknown name {given['name']!r}; its name here is {ours!r}")
         return check_section(resolve(TASKS, given["name"], what="task").Config, given, name="task")
 
 

@@ -124,15 +124,20 @@ def install_oom_within_backward() -> None:
     at_step(out_of_memory)
 
 
-def install_slow_training() -> None:
+def install_slow_training(seconds: float = 0.2) -> None:
     import pipeline.step as module
 
     backward = module._backward
 
     def slower(training: Any, *arguments: Any, **more: Any) -> float:
-        return slow(backward(training, *arguments, **more))
+        return slow(backward(training, *arguments, **more), seconds)
 
     module._backward = slower
+
+
+def install_very_slow_training() -> None:
+    """So slow that another process can start and end meanwhile."""
+    install_slow_training(1.0)
 
 
 def install_slow_evaluation() -> None:

@@ -20,7 +20,7 @@ from pipeline.data.packing import blocks
 from pipeline.errors import ConfigError, DataError
 from pipeline.models import load_tokenizer
 from pipeline.reading import read
-from pipeline.settings import make_task
+from pipeline.settings import check, make_task
 from pipeline.stopping import Stopped, StopRequest
 from tests.faults import stop_after
 from tests.tiny import SENTENCES, tiny_config, tiny_tokenizer
@@ -153,7 +153,10 @@ def test_bad_rows_are_named_and_leave_nothing(given: dict[str, Any], tmp_path: P
             read_sources(config, prepared_task(config), StopRequest())
         assert "two.jsonl:61: text is 3 (int), expected text" in str(caught.value)
         assert "two.jsonl:62: no column 'text'" in str(caught.value)
-        assert len(list((tmp_path / "cache").glob("*.corpus"))) == 1  # the first source's
+        left = sorted(path.name for path in (tmp_path / "cache").glob("*.corpus/*"))  # the first source's, and why not
+        assert left == ["corpus.json", "digests.bin", "documents.bin", "problems.json", "tokens.bin"]
+        for path in (tmp_path / "cache").glob("*.corpus/problems.json"):
+            path.unlink()
 
 
 class Numbers:
@@ -223,7 +226,9 @@ def test_overlap_is_looked_for_in_the_corpus(given: dict[str, Any], tmp_path: Pa
 def test_what_does_not_go_with_a_corpus(given: dict[str, Any], change: dict[str, Any], message: str) -> None:
     given["data"] |= change
     with pytest.raises((ConfigError, DataError), match=message):
-        read(read_config("pretrain", given), None, StopRequest())
+        config = read_config("pretrain", given)
+        check(config, has_validation=True)
+        read(config, None, StopRequest())
 
 
 def test_a_corpus_is_read_from_the_disk(given: dict[str, Any]) -> None:

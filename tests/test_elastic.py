@@ -27,7 +27,7 @@ def name_of(variant: str, strategy: str | None, *more: str) -> str:
     return "-".join([variant.replace(" ", "_"), strategy or "full", *more])
 
 
-def elastic(variant: str) -> dict[str, Any]:
+def changing(variant: str) -> dict[str, Any]:
     """Settings of the runs that change their number of processes; weights in shares write no text."""
     task = {"task": {"name": "seq2seq", "generate": False}} if variant == "seq2seq" else {}
     return {**ELASTIC, **task}
@@ -66,8 +66,8 @@ def two(starts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
                     for stop in stops:
                         job(f"{how}-{kind}", variant, strategy, stop, **BITWISE)
             first = folder / f"{how}-elastic" / name_of(variant, strategy)
-            alone(RECIPE_OF[strategy], settings(variant, strategy, starts[variant], first, **elastic(variant)), 1)
-            job(f"{how}-elastic", variant, strategy, 3, fsdp=fsdp, **elastic(variant))
+            alone(RECIPE_OF[strategy], settings(variant, strategy, starts[variant], first, **changing(variant)), 1)
+            job(f"{how}-elastic", variant, strategy, 3, fsdp=fsdp, **changing(variant))
     for optimizer in SHARDED_OPTIMIZERS:
         for how, fsdp in HOW.items():
             output = folder / "optimizers" / f"{optimizer}-{how}"
@@ -101,7 +101,7 @@ def test_one_two_one_processes_see_the_same_rows_and_losses(
     shards = list((elastic / "checkpoints" / "step-000004").glob("model-*"))
     assert len(shards) == (2 if how == "shares" else 0)
     for output in (straight, elastic):
-        alone(RECIPE_OF[strategy], settings(variant, strategy, starts[variant], output, **elastic(variant)), None)
+        alone(RECIPE_OF[strategy], settings(variant, strategy, starts[variant], output, **changing(variant)), None)
     lines = [train_lines(straight), train_lines(elastic)]
     assert len(lines[0]) == len(lines[1]) == 6 + 3
     for one, other in zip(*lines, strict=True):

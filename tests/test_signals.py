@@ -279,7 +279,7 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(
     undisturbed: Place, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     place = Place(undisturbed.start, tmp_path)
-    first, _ = place.open("alone", 1, "slow_training", save_steps=1)
+    first, _ = place.open("alone", 1, "very_slow_training", save_steps=1)
     words = place.command("alone", 1, save_steps=1)
     second = subprocess.run(words, capture_output=True, text=True, timeout=120, env=launched.environment())
     assert second.returncode == 2, second.stderr[-4000:]

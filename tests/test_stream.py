@@ -49,12 +49,12 @@ def test_a_stream_is_the_same_however_it_is_asked(given: dict[str, Any]) -> None
     one: Any = read(read_config("pretrain", given), None, StopRequest()).splits["train"]
     other: Any = read(read_config("pretrain", given), None, StopRequest()).splits["train"]
     assert isinstance(one, Stream) and len(one) == 120
-    straight = [one[number]["input_ids"] for number in range(120)]
+    straight = [one[number]["input_ids"].tolist() for number in range(120)]
     assert all(len(ids) == 32 for ids in straight) and len({tuple(ids) for ids in straight}) > 60
     for number in (7, 3, 110, 111, 50, 0, 119):
-        assert other[number]["input_ids"] == straight[number]
+        assert other[number]["input_ids"].tolist() == straight[number]
     other.window.clear()  # as if that many blocks had been read since
-    assert other[5]["input_ids"] == straight[5]
+    assert other[50]["input_ids"].tolist() == straight[50]
 
 
 def test_a_stopped_run_goes_on_with_the_same_rows(given: dict[str, Any], tmp_path: Path) -> None:
