@@ -135,7 +135,9 @@ class Keeper:
     def _identity(self) -> dict[str, Any]:
         """What makes this run this run."""
         prepared = self.prepared
-        return identity(prepared.config, prepared.fingerprints, prepared.accelerator.mixed_precision)
+        return identity(
+            prepared.config, prepared.fingerprints, prepared.accelerator.mixed_precision, prepared.start_weights
+        )
 
     def _best_by(self) -> list[Any]:
         """What "best" means in this run; a resumed run that means something else starts to look anew."""

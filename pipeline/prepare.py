@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Prepared:
     recipe: str = "train"
     script: str | None = None
     """The file of a `build_model` of the user's own."""
+    start_weights: str | None = None
+    """Hash of the start model, for a task that compares with it."""
     in_memory: bool = False
     """Whether the rows were handed over from Python, so that no file tells where they are."""
 
@@ -186,7 +189,17 @@ def _prepare(
     apply(model, found)
     if config.train.gradient_checkpointing:
         checkpoint_activations(model)
-    return Prepared(config, accelerator, processes, data, model, strategies, found)
+    start_weights = None if type(task).reference is Task.reference else hash_of(model)
+    return Prepared(config, accelerator, processes, data, model, strategies, found, start_weights=start_weights)
+
+
+def hash_of(model: nn.Module) -> str:
+    """sha256 over all weights, by name."""
+    digest = sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -30,10 +30,13 @@ MAY_CHANGE = {
 """Settings a resumed run may have otherwise; every other one would make it another run."""
 
 
-def identity(config: Any, fingerprints: Mapping[str, str], mixed_precision: str) -> dict[str, Any]:
+def identity(
+    config: Any, fingerprints: Mapping[str, str], mixed_precision: str, start_weights: str | None
+) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued, as `section.key` -> value.
 
-    `mixed_precision`: the one in use, which `auto` leaves to the machine.
+    `mixed_precision`: the one in use, which `auto` leaves to the machine; `start_weights`: hash of the weights that a
+    resumed run still compares with.
     """
     found: dict[str, Any] = {"training rows": fingerprints["train"]}
     for section, settings in config.model_dump(mode="json").items():
@@ -45,6 +48,8 @@ def identity(config: Any, fingerprints: Mapping[str, str], mixed_precision: str)
         free = MAY_CHANGE.get(section, set())
         found.update({f"{section}.{key}": value for key, value in settings.items() if key not in free})
     found["train.mixed_precision"] = mixed_precision
+    if start_weights is not None:
+        found["weights of the start model"] = start_weights
     if config.data.sources:
         found["data.sources"] = [source.weight for source in config.data.sources]
     return found

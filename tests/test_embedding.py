@@ -163,18 +163,18 @@ def test_pooling_is_read_from_a_sentence_transformers_folder(tmp_path: Path) -> 
         (tmp_path / "modules.json").write_text(json.dumps(modules))
         (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
 
-    assert pooling_of(str(tmp_path)) is None
+    assert pooling_of(str(tmp_path), None) is None
     write({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
-    assert pooling_of(str(tmp_path)) == "cls"
+    assert pooling_of(str(tmp_path), None) == "cls"
     write({"pooling_mode": "mean"})
-    assert pooling_of(str(tmp_path)) == "mean"
+    assert pooling_of(str(tmp_path), None) == "mean"
     write({"pooling_mode": "max"})
     with pytest.raises(ConfigError, match="pools by max; expected mean or cls"):
-        pooling_of(str(tmp_path))
+        pooling_of(str(tmp_path), None)
     kinds.append("Dense")
     write({"pooling_mode": "mean"})
     with pytest.raises(ConfigError, match="with Dense, which this task neither trains nor saves"):
-        pooling_of(str(tmp_path))
+        pooling_of(str(tmp_path), None)
 
 
 @pytest.mark.skipif(importlib.util.find_spec(LIBRARY) is None, reason=f"{LIBRARY} is not installed")

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from pipeline.api import read_config, run_recipe
 from pipeline.data import DataConfig
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.reference import without_adapter
+from pipeline.stopping import Stopped
 from pipeline.tasks.preference import Preference
 from tests import launched
+from tests.faults import stop_after
 from tests.synthetic import RECIPE_OF, checkpoint_for, data_of, settings
 from tests.tiny import tiny_tokenizer
 
@@ -171,3 +174,16 @@ def test_conversations(tmp_path: Path) -> None:
         tokenizer.chat_template = template
         with pytest.raises(DataError, match=problem):
             task.encode(rows)
+
+
+def test_another_start_under_the_same_path_is_not_gone_on_with(tmp_path: Path) -> None:
+    checkpoint = checkpoint_for("preference", tmp_path / "start")
+    given = settings("preference", None, checkpoint, tmp_path / "run", max_steps=6)
+    data = data_of(read_config("finetune", given))
+    with stop_after(2), pytest.raises(Stopped):
+        run_recipe("finetune", given, datasets=data)
+    weights = load_file(checkpoint / "model.safetensors")
+    next(iter(weights.values())).flatten()[0] += 1
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="weights of the start model"):
+        run_recipe("finetune", given, datasets=data)

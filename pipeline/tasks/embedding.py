@@ -117,9 +117,8 @@ class Embedding(Task):
     def _score_range(self) -> tuple[float, float]:
         return self.config.score_range or (0.0, 1.0)
 
-    def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
-        super().use_tokenizer(tokenizer, max_length)
-        self.pooling = self.config.pooling or pooling_of(tokenizer.name_or_path) or "mean"
+    def facts(self) -> dict[str, Any]:
+        return {"pooling": self.pooling}
 
     def save_processing(self, folder: Path) -> None:
         """The tokenizer, and what sentence-transformers reads beside it."""
@@ -129,6 +128,8 @@ class Embedding(Task):
 
     def check(self, model: Any, *, random: bool) -> None:
         config = model.config
+        found = None if random else pooling_of(config.name_or_path, vars(config).get("_commit_hash"))
+        self.pooling = self.config.pooling or found or "mean"
         if config.is_encoder_decoder:
             raise ConfigError(
                 f"model: {config.model_type} has an encoder and a decoder, and an embedding is made by one of them; "

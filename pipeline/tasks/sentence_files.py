@@ -24,12 +24,12 @@ MODES: dict[str, str] = {
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
-def pooling_of(place: str) -> Pooling | None:
+def pooling_of(place: str, revision: str | None) -> Pooling | None:
     """How a sentence-transformers checkpoint (folder or hub id) pools; None for any other checkpoint.
 
     Raises ConfigError for one with modules (Dense, say) that are not trained here and would be lost.
     """
-    modules = _read(place, "modules.json")
+    modules = _read(place, revision, "modules.json")
     if modules is None:
         return None
     kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
@@ -39,7 +39,7 @@ def pooling_of(place: str) -> Pooling | None:
             f"nor saves; it knows {', '.join(KNOWN_MODULES)}: choose another checkpoint, or take the model alone out "
             "of it with AutoModel.from_pretrained(...).save_pretrained(...)"
         )
-    settings = _read(place, f"{kinds['Pooling']}/config.json") if "Pooling" in kinds else None
+    settings = _read(place, revision, f"{kinds['Pooling']}/config.json") if "Pooling" in kinds else None
     if settings is None:
         return None
     found = settings.get("pooling_mode") or [mode for key, mode in MODES.items() if settings.get(key)]
@@ -52,10 +52,14 @@ def pooling_of(place: str) -> Pooling | None:
     raise ConfigError(f"task.pooling: {place} pools by {shown}; expected mean or cls: say which one to train with")
 
 
-def _read(place: str, name: str) -> Any:
+def _read(place: str, revision: str | None, name: str) -> Any:
     """A JSON file of a checkpoint; None where it has none."""
     file = cached_file(
-        place, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        place,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
     )
     return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
