@@ -75,6 +75,26 @@ def reported_names(metric: Any) -> tuple[str, ...] | None:
     return (metric.reported or (metric.name,)) if isinstance(metric, LocalMetric) else None
 
 
+def refuse_misfits(own: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """ConfigError for metrics of graft that take other columns than the task's own do; the user's may take any."""
+    from pipeline.metrics import LocalMetric
+
+    given: dict[str, Any] = {}
+    for metric in own.values():
+        given |= metric.inputs if isinstance(metric, LocalMetric) else {}
+    problems = [
+        f"metric: {name} is for {_described(metric.inputs)}, and this task gives {_described(given)}"
+        for name, metric in asked.items()
+        if isinstance(metric, LocalMetric) and not metric.inputs.items() <= given.items()
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _described(inputs: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in inputs.items())
+
+
 def metric_settings(metrics: Mapping[str, Any]) -> dict[str, str]:
     """How exactly the metrics score that others compute in other ways: their signatures, by the metric's name."""
     from pipeline.metrics import LocalMetric

@@ -11,7 +11,7 @@ from pipeline.corpora import read_sources, read_stream
 from pipeline.data import Overlap, fingerprint, identity, load_splits, overlap, places_of, see
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.evaluation import load_metrics, reported_names
+from pipeline.evaluation import load_metrics, refuse_misfits, reported_names
 from pipeline.models.limit import length_limit
 from pipeline.optim import movements
 from pipeline.settings import make_task, start_of, strategies_of
@@ -157,8 +157,10 @@ def check_best_metric(config: Any, task: Task, *, scored: bool) -> None:
     Metrics of the user's own may report any name.
     """
     try:
-        load_metrics(task.metrics() if scored else [])
-        asked = [reported_names(metric) for metric in load_metrics(config.eval.metrics).values()]
+        own, asked_for = load_metrics(task.metrics() if scored else []), load_metrics(config.eval.metrics)
+        asked = [reported_names(metric) for metric in asked_for.values()]
+        if scored:
+            refuse_misfits(own, asked_for)
     except ConfigError as error:
         raise ConfigError([f"eval.metrics: {text.removeprefix('metric: ')}" for text in error.problems]) from error
     wanted = config.eval.metric_for_best_model

@@ -209,7 +209,8 @@ class Session:
             tune=split == "validation",
             look=partial(self.intervals.draw, split) if final else None,
         )
-        log_samples(self.plain, self.prepared.task, self.processes, self.log.event, split=split, step=step)
+        if not (final and split == "validation"):
+            log_samples(self.plain, self.prepared.task, self.processes, self.log.event, split=split, step=step)
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
             self.evaluating_seconds = self.evaluation_seconds  # the part that lies within training

@@ -17,8 +17,10 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.stopping import StopRequest
 from pipeline.tasks.base import BadRows
 from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.chat import encode_chats, end_mark, unanswerable
 from pipeline.tasks.chat_templates import CHAT_TEMPLATES
-from pipeline.tasks.generation import prompts_of
+from pipeline.tasks.conversations import messages_of
+from pipeline.tasks.generation import GenerateConfig, prompts_of
 from tests.synthetic import checkpoint_for, rows, settings
 from tests.tiny import tiny_tokenizer
 
@@ -148,7 +150,7 @@ def test_all_tokens_can_be_learned_and_pairs_are_conversations_of_one_turn(token
 
 def test_what_is_answered_at_evaluation_ends_with_the_header_of_the_assistant(tokenizer_folder: Path) -> None:
     pairs: dict[str, Any] = {"prompt_column": "ask", "response_column": "say"}
-    config = CausalLM.Config(name="causal_lm", chat_template="zephyr", sample_prompts=["hi"])
+    config = CausalLM.Config(name="causal_lm", chat_template="zephyr", sample_prompts=["hi"], generate=GenerateConfig())
     task = CausalLM(config, DataConfig(**pairs))
     task.use_tokenizer(AutoTokenizer.from_pretrained(tokenizer_folder), 200)
     (sample,) = task._sample_prompts()
@@ -245,3 +247,36 @@ def test_the_template_in_use_is_saved_with_the_model(tmp_path: Path) -> None:
     run_recipe("finetune", given, datasets={"train": rows(talks, 8)})
     saved = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
     assert saved.chat_template.strip() == CHAT_TEMPLATES["zephyr"].strip()
+
+
+def test_a_turn_ends_with_the_mark_of_the_template(tokenizer_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.chat_template = CHAT_TEMPLATES["chatml"]
+    assert end_mark(tokenizer) is None  # several tokens here
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    assert end_mark(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_the_last_answer_is_what_is_compared(tmp_path: Path) -> None:
+    """The written texts are scored against the words of the last message."""
+    given = settings("causal_lm chat", None, checkpoint_for("causal_lm chat", tmp_path / "start"), tmp_path / "run")
+    given["task"] = {**given["task"], "generate": {"max_new_tokens": 4}}
+    given["data"] = {"messages_column": "messages", "max_length": 60, "allow_overlap": True}
+    talks = [[*TALK[1:2], {"role": "assistant", "content": word}] for word in ("sun", "rain", "snow")]
+    data = {split: Dataset.from_dict({"messages": list(map(json.dumps, talks))}) for split in ("train", "validation")}
+    run = run_recipe("finetune", {**given, "max_steps": 30}, datasets=data)
+    assert round(3 * run.metrics["exact_match"]) in (0, 1)  # three answers to one question: at most one is right
+
+
+def test_rows_without_an_answer_to_compare_with_are_refused(tokenizer_folder: Path) -> None:
+    call = [*TALK[1:2], TALK[2]]
+    chats: Any = [(messages_of(json.dumps(talk)), None) for talk in (WORDS_ONLY, call)]
+    task = chat_task(tokenizer_folder, "chatml")
+    features, problems = encode_chats(task.tokenizer, chats, max_length=1000, assistant_only=True)
+    assert not problems
+    assert unanswerable(chats, features) == {
+        1: "ends without words to compare with; drop the row, or leave task.generate out"
+    }
+    size = features["num_prompt_tokens"][0]
+    cut, _ = encode_chats(task.tokenizer, chats, max_length=size, assistant_only=True)
+    assert "last answer behind data.max_length" in unanswerable(chats, cut)[0]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pipeline import evaluation
 from pipeline.accelerator import make_accelerator
 from pipeline.bootstrap import intervals
-from pipeline.evaluation import evaluate
+from pipeline.errors import ConfigError
+from pipeline.evaluation import evaluate, refuse_misfits
 from pipeline.metrics import METRICS
 from pipeline.processes import Processes
 from pipeline.stopping import Stopped, StopRequest
@@ -137,3 +138,11 @@ def test_a_stop_is_heard_between_draws() -> None:
 
     with pytest.raises(Stopped):
         intervals({"accuracy": METRICS["accuracy"]()}, {"predictions": [1], "references": [1]}, 100, 0, poll=poll)
+
+
+def test_metrics_for_other_outputs_are_refused_before_training() -> None:
+    own = {name: METRICS[name]() for name in ("accuracy", "f1_macro")}
+    refuse_misfits(own, {"matthews_correlation": METRICS["matthews_correlation"]()})
+    with pytest.raises(ConfigError, match=r"bleu is for predictions \(text\)") as caught:
+        refuse_misfits(own, {name: METRICS[name]() for name in ("bleu", "multilabel_accuracy", "f1")})
+    assert len(caught.value.problems) == 2

@@ -116,7 +116,8 @@ class DataConfig(Section):
     """Encoding of text files."""
 
     on_bad_row: Literal["error", "skip"] = "error"
-    """`error`: list every row that cannot be used and end; `skip`: leave such rows out and say how many."""
+    """`error`: list every row with a cell or an image that cannot be read, and end; `skip`: leave such rows out and say
+    how many. What a task finds in rows that can be read (an unknown label, say) is an error in any case."""
     max_train_samples: Count | None = None
     """Train on the first so many rows only."""
     max_eval_samples: Count | None = None

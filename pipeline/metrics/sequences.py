@@ -23,6 +23,7 @@ class Seqeval(LocalMetric):
     """
 
     inputs = TAGGED
+    reported = ("precision", "recall", "f1", "accuracy")
 
     def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **settings: Any):
         try:

@@ -15,7 +15,7 @@ from pipeline.data.packing import best_fit, blocks
 from pipeline.tasks import generation
 from pipeline.tasks.base import IGNORED, BadRows, Batch, Features, Task, attention_mask, pad
 from pipeline.tasks.causal_settings import SEPARATOR, problems_of
-from pipeline.tasks.chat import Chat, encode_chats, render
+from pipeline.tasks.chat import Chat, encode_chats, end_mark, render, unanswerable
 from pipeline.tasks.chat_templates import set_template
 from pipeline.tasks.conversations import messages_of, system_message, tools_of
 from pipeline.tasks.generation import MAX_NEW_TOKENS, GenerateConfig
@@ -65,6 +65,7 @@ class CausalLM(Task):
         "packing",
     )
     model_class = "AutoModelForCausalLM"
+    end_mark: int | None = None  # of the chat template, where it is not EOS
     main_metric = "loss"
 
     @property
@@ -112,6 +113,8 @@ class CausalLM(Task):
         super().use_tokenizer(tokenizer, max_length)
         if self.chatting:
             set_template(tokenizer, self.config.chat_template, tools=self.data.tools_column is not None)
+            mark = end_mark(tokenizer)
+            self.end_mark = None if mark == tokenizer.eos_token_id or tokenizer.eos_token_id is None else mark
 
     def processing(self) -> str:
         return f"{super().processing()}{self.tokenizer.chat_template if self.chatting else ''}"
@@ -151,6 +154,7 @@ class CausalLM(Task):
                 max_length=self.max_length,
                 assistant_only=self.config.assistant_only_loss,
             )
+            bad |= unanswerable(chats, features) if self.answers and not bad else {}
         if bad:
             raise BadRows({number: f"{self.inputs()[0]} {sentence}" for number, sentence in bad.items()})
         return features
@@ -243,12 +247,21 @@ class CausalLM(Task):
         settings = self.config.generate or GenerateConfig()
         return settings.max_new_tokens or MAX_NEW_TOKENS
 
+    @property
+    def _writing(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer, "width": self.width, "end_mark": self.end_mark}
+
+    def exported(self, model: Any) -> nn.Module:
+        if self.end_mark is not None:  # whoever loads the model wants a turn to end where it learned to end
+            model.generation_config.eos_token_id = [self.tokenizer.eos_token_id, self.end_mark]
+        return model
+
     def generate(self, model: nn.Module, batch: Batch) -> Batch:
         if not self.answers:
             return {}
         prompts = generation.prompts_of(batch, self.tokenizer.pad_token_id)
-        more = {"tokenizer": self.tokenizer, "width": self.width, "seeds": generation.seeds_of(batch)}
-        return {"written": generation.write(model, self.config.generate, prompts, **more)}
+        seeds = generation.seeds_of(batch)
+        return {"written": generation.write(model, self.config.generate, prompts, seeds=seeds, **self._writing)}
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         if not self.answers:
@@ -264,7 +277,7 @@ class CausalLM(Task):
         if not self.config.sample_prompts:
             return []
         settings, prompts = self.config.generate or GenerateConfig(), self._sample_prompts()
-        texts = generation.continued(model, settings, prompts, tokenizer=self.tokenizer, width=self.width)
+        texts = generation.continued(model, settings, prompts, **self._writing)
         return list(zip(self.config.sample_prompts, texts, strict=True))
 
     def _sample_prompts(self) -> list[list[int]]:

@@ -76,6 +76,18 @@ def _end(until: str, content: str) -> int:
     return len(until) if content and stripped.endswith(content.rstrip()) else len(stripped)
 
 
+def end_mark(tokenizer: Any) -> int | None:
+    """The token that the template sets behind the assistant's words; None where it sets none, or several."""
+    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    try:
+        text, _ = render(tokenizer, messages, None)
+    except ValueError:  # a template with rules of its own
+        return None
+    behind = text.rpartition("answer")[2].strip()
+    ids = tokenizer(behind, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids[0] if len(ids) == 1 else None
+
+
 def encode_chats(
     tokenizer: Any, chats: Sequence[Chat], *, max_length: int, assistant_only: bool
 ) -> tuple[Features, dict[int, str]]:
@@ -116,6 +128,17 @@ def encode_chats(
         features["num_bytes"].append(_bytes(text, kept))
         features["full_length"].append(len(ids))
     return features, problems
+
+
+def unanswerable(chats: Sequence[Chat], features: Features) -> dict[int, str]:
+    """Rows that a written answer cannot be compared with, by number, and why."""
+    bad = {}
+    for number, (messages, _) in enumerate(chats):
+        if features["num_prompt_tokens"][number] >= len(features["input_ids"][number]):
+            bad[number] = "has its last answer behind data.max_length; raise it, or leave task.generate out"
+        elif not messages[-1]["content"]:
+            bad[number] = "ends without words to compare with; drop the row, or leave task.generate out"
+    return bad
 
 
 def trained_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:

@@ -78,8 +78,11 @@ def write(
     width: int,
     seeds: Sequence[int] | None = None,
     decoder_start: int | None = None,
+    end_mark: int | None = None,
 ) -> Tensor:
     """Token ids (batch, width) that follow `inputs` (`input_ids`, `attention_mask`), with -1 behind their EOS.
+
+    `end_mark` ends a text as EOS does: what a chat template sets behind a turn.
 
     `decoder_start` is the first token of an encoder-decoder's decoder; without one the model continues its input.
     `seeds`, one per row, are for do_sample.
@@ -87,17 +90,17 @@ def write(
     with quiet():
         found = model.generate(
             **inputs,
-            generation_config=_generation_config(settings, tokenizer, width, decoder_start),
+            generation_config=_generation_config(settings, tokenizer, width, decoder_start, end_mark),
             logits_processor=_sampling(settings, seeds),
         )
     new = found[:, 1:] if decoder_start is not None else found[:, inputs["input_ids"].shape[1] :]
-    ends = (new == tokenizer.eos_token_id).int()
+    ends = sum((new == mark).int() for mark in _marks(tokenizer, end_mark))
     new = torch.where(ends.cumsum(1) - ends > 0, NOTHING, new)
     return nn.functional.pad(new, (0, width - new.shape[1]), value=NOTHING)
 
 
 def _generation_config(
-    settings: GenerateConfig, tokenizer: Any, width: int, decoder_start: int | None
+    settings: GenerateConfig, tokenizer: Any, width: int, decoder_start: int | None, end_mark: int | None
 ) -> GenerationConfig:
     """Everything that a checkpoint's own could otherwise set is set; what it draws is drawn by `SeededChoice`."""
     return GenerationConfig(
@@ -117,9 +120,13 @@ def _generation_config(
         use_cache=True,
         return_dict_in_generate=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=_marks(tokenizer, end_mark),
         decoder_start_token_id=decoder_start,
     )
+
+
+def _marks(tokenizer: Any, end_mark: int | None) -> list[int]:
+    return list(dict.fromkeys(mark for mark in (tokenizer.eos_token_id, end_mark) if mark is not None))
 
 
 def _sampling(settings: GenerateConfig, seeds: Sequence[int] | None) -> LogitsProcessorList:
@@ -177,14 +184,11 @@ def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in rows]
 
 
-def continued(
-    model: Any, settings: GenerateConfig, prompts: Sequence[Sequence[int]], *, tokenizer: Any, width: int
-) -> list[str]:
-    """What the model writes after each prompt (token ids); do_sample draws from the prompt's number."""
+def continued(model: Any, settings: GenerateConfig, prompts: Sequence[Sequence[int]], **more: Any) -> list[str]:
+    """What the model writes after each prompt (token ids), as `write`; do_sample draws from the prompt's number."""
     device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in pad_left(prompts, tokenizer.pad_token_id).items()}
-    written = write(model, settings, inputs, tokenizer=tokenizer, width=width, seeds=range(len(prompts)))
-    return texts_of(written, tokenizer)
+    inputs = {key: value.to(device) for key, value in pad_left(prompts, more["tokenizer"].pad_token_id).items()}
+    return texts_of(write(model, settings, inputs, seeds=range(len(prompts)), **more), more["tokenizer"])
 
 
 def problems(settings: GenerateConfig | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -101,4 +102,4 @@ def _ids(names: Sequence[str], found: set[str]) -> dict[str, int]:
 
 
 def _whole(name: str) -> bool:
-    return name.lstrip("-").isdigit()
+    return re.fullmatch(r"-?[0-9]+", name) is not None  # isdigit also takes signs that int does not

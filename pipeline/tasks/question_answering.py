@@ -178,6 +178,11 @@ class QuestionAnswering(Task):
     def metrics(self) -> list[str]:
         return ["squad_exact_match", "squad_f1"]
 
+    def reported(self) -> list[str]:
+        names = self.metrics()
+        parts = [f"{name}_{part}" for name in names for part in ("has_answer", "no_answer")]
+        return names + parts if self.may_be_empty else names
+
     def trained_positions(self, batch: Batch) -> Tensor:
         position = torch.arange(batch["input_ids"].shape[1])[None, :]
         return (batch["start_positions"][:, None] <= position) & (position <= batch["end_positions"][:, None])

@@ -51,7 +51,7 @@ def tags_of_spans(
     found = sorted(set(flat(labels["train"][column])))
     if not found:
         raise DataError(f"data.label_column: no training row has a span in {column!r}; there is nothing to learn")
-    known = _types(checkpoint) if checkpoint else None
+    known = _types(checkpoint) if checkpoint and data.label_names is None else None
     if known is None and data.label_names is None and len(found) == 1:
         names, ids = found, {found[0]: 0}  # one type of entity is enough: the other words are O
     else:
