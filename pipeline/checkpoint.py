@@ -31,7 +31,7 @@ STATE = "state.json"
 PINNED = "PINNED"
 """A file of this name keeps a checkpoint from being rotated away: `touch .../step-000500/PINNED`."""
 NAME = re.compile(r"step-\d+")
-VERSION = 1
+VERSION = 2
 FULL = ("os error 28", "os error 122", "os error 27", "No space left")
 """What a full disk, a used-up quota or a limit on file sizes is called by those who write."""
 

@@ -79,7 +79,6 @@ class Keeper:
         state = TrainState(**content["train"])
         if self.prepared.accelerator.scaler and content["scaler"]:
             self.prepared.accelerator.scaler.load_state_dict(content["scaler"])
-        state.largest_micro_batch = 0  # what fits has to be found out anew: it may be another machine
         best, lost = state.best_step, False
         if best is not None and best != state.step and config.eval.load_best_model_at_end:
             lost = not self._is_good(best)

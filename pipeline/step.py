@@ -68,7 +68,7 @@ def take_step(training: Training) -> Outcome:
     if apart:
         processes.average_gradients(training.model)
         if training.optimizer.state:  # its memory is taken at the first update, so what fitted before proves nothing
-            state.largest_micro_batch = max(state.largest_micro_batch, portion.largest)
+            training.largest_micro_batch = max(training.largest_micro_batch, portion.largest)
     norm = _gradient_norm(training)
     verdict = _judge(training, loss / max(1, terms), norm, terms)
     if verdict == "taken":
@@ -92,7 +92,7 @@ def _is_watched(training: Training, portion: Portion) -> bool:
     if training.processes.count == 1 or isinstance(training.model, FSDPModule):
         return False
     on_processor = training.accelerator.device.type == "cpu"
-    return on_processor or portion.largest > training.state.largest_micro_batch
+    return on_processor or portion.largest > training.largest_micro_batch
 
 
 def _attempt(training: Training, portion: Portion, terms: int, *, apart: bool) -> tuple[float, bool]:

@@ -69,8 +69,6 @@ class TrainState:
     rolled_back_at: int | None = None
     micro_batch_limit: int | None = None
     """Rows per process that fit in memory, once that has been found out."""
-    largest_micro_batch: int = 0
-    """Positions of the largest micro-batch that went through on all processes."""
     best_metric: float | None = None
     best_step: int | None = None
     best_results: dict[str, float] = field(default_factory=dict)
@@ -115,6 +113,9 @@ class Training:
     advance: Callable[[int], None]
     stop: StopRequest
     state: TrainState = field(default_factory=TrainState)
+    largest_micro_batch: int = 0
+    """Positions of the largest micro-batch that went through on all processes; not saved, since a resumed run has to
+    find out anew what fits: it may be on another machine."""
 
     @cached_property
     def feed(self) -> Feed:

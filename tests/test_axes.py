@@ -21,7 +21,7 @@ from tests.tiny import tiny_config, tiny_tokenizer
 
 def test_the_matrix_is_whole() -> None:
     assert {variant.split()[0] for variant, _ in MATRIX} == set(TASKS)
-    assert len(MATRIX) == len(VARIANTS) + len(TASKS) * len(STRATEGIES) >= 40
+    assert len(MATRIX) == len(VARIANTS) + len(TASKS) * len(STRATEGIES) >= 30
 
 
 @pytest.fixture(scope="module")
