@@ -149,11 +149,16 @@ def test_answers_are_cut_and_prompts_never(tmp_path: Path) -> None:
     assert learned[1] == "on[EOS]" and learned[2] == "on[EOS]" and not learned[3].endswith("[EOS]")
 
 
+def written(path: Path, template: str) -> str:
+    path.write_text(template)
+    return str(path)
+
+
 def test_conversations(tmp_path: Path) -> None:
     """ShareGPT's and OpenAI's words give the same tokens: those of the template, and EOS once."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(tmp_path, style="decoder"))
     columns = {"messages_column": "talk"}
-    task = preference(columns, chat_template=TEMPLATE)
+    task = preference(columns, chat_template=written(tmp_path / "own.jinja", TEMPLATE))
     task.use_tokenizer(tokenizer, 64)
     rows = {
         "talk": ['[{"from": "human", "value": "the cat"}]', '[{"role": "user", "content": "the cat"}]'],
@@ -164,7 +169,8 @@ def test_conversations(tmp_path: Path) -> None:
     assert all(one == other for one, other in found.values())
     assert tokenizer.decode(found["chosen_input_ids"][0]) == "<user> the cat\n<assistant> sat\n[EOS]"
     assert tokenizer.decode(found["chosen_input_ids"][0][found["num_prompt_tokens"][0] :]) == " sat\n[EOS]"
-    with_end = preference(columns, chat_template=TEMPLATE.replace("\n", "[EOS]\n"))
+    ended = written(tmp_path / "ended.jinja", TEMPLATE.replace("\n", "[EOS]\n"))
+    with_end = preference(columns, chat_template=ended)
     with_end.use_tokenizer(tokenizer, 64)
     assert tokenizer.decode(with_end.encode(rows)["chosen_input_ids"][0]).count("[EOS]") == 2  # of both turns
     for template, problem in {

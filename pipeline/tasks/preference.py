@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from pipeline.config import Section
 from pipeline.data import Kind, places_of
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import DataError
 from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.chat_templates import set_template, template_problems
+from pipeline.tasks.conversations import ROLES
 
-ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
-"""Names of ShareGPT's `from` that chat templates know by others."""
 SHOWN = 20
 
 
@@ -43,7 +43,8 @@ class Preference(Task):
         separator: str = "\n"
         """Between prompt and answer, where they are texts."""
         chat_template: str | None = None
-        """Jinja template that writes conversations, instead of the tokenizer's own; saved with the model."""
+        """How a conversation is written down, as for causal_lm: a named format, a .jinja file, or unset for the
+        tokenizer's own. It is saved with the model."""
 
     reads = ("prompt_column", "messages_column", "chosen_column", "rejected_column")
     model_class = "AutoModelForCausalLM"
@@ -69,6 +70,7 @@ class Preference(Task):
             found.append("data.prompt_column: the prompt is the conversation of data.messages_column; keep one of them")
         if self.data.messages_column and "separator" in self.config.model_fields_set:
             found.append("task.separator: a conversation is written by its chat template; leave it out")
+        found += template_problems(self.config.chat_template)
         if self.config.chat_template and not self.data.messages_column:
             found.append("task.chat_template: writes conversations; name their column in data.messages_column")
         if self.config.label_smoothing and self.config.loss_type != "sigmoid":
@@ -107,13 +109,8 @@ class Preference(Task):
 
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
         super().use_tokenizer(tokenizer, max_length)
-        if self.config.chat_template:
-            tokenizer.chat_template = self.config.chat_template
-        if self.data.messages_column and not tokenizer.chat_template:
-            raise ConfigError(
-                "task.chat_template: the tokenizer has no chat template to write conversations with; give one as "
-                "task: {name: preference, chat_template: ...}, or start from a model that has one"
-            )
+        if self.data.messages_column:
+            set_template(tokenizer, self.config.chat_template)
 
     def processing(self) -> str:
         return f"{super().processing()}{self.tokenizer.chat_template}"
@@ -242,7 +239,9 @@ def messages(cell: str, *, of_assistant: bool = False) -> list[dict[str, str]]:
         role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
         if not isinstance(role, str) or not isinstance(content, str):
             raise ValueError("has an entry without role and content (or from and value), both text; fill them in")
-        found.append({"role": ROLES.get(role, role), "content": content})
+        if role not in ROLES:
+            raise ValueError(f"has the unknown role {role[:40]!r}; known: {', '.join(ROLES)}")
+        found.append({"role": ROLES[role], "content": content})
     if of_assistant and [message["role"] for message in found] != ["assistant"]:
         raise ValueError("holds no answer: expected one message of the assistant (or gpt)")
     if not of_assistant and (not found or found[-1]["role"] == "assistant"):
