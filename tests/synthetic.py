@@ -75,6 +75,10 @@ MATRIX: list[tuple[str, str | None]] = [
     if strategy is None or variant in TASKS
 ]
 """Every task with every strategy, and the other forms of a task with all weights."""
+SHORT_MATRIX = [
+    (task, strategy) for task, strategy in MATRIX if task in TASKS and (strategy is None or task == "causal_lm")
+]
+"""Every task, and every strategy with one of them: for what takes long."""
 
 
 def turned(texts: list[str], by: int) -> list[str]:
