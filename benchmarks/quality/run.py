@@ -121,6 +121,13 @@ def write_result(name: str, recipe: str, settings: dict[str, Any], reference: st
     (HERE / "results" / f"{name}-{seed}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
+def shown(metrics: dict[str, float]) -> str:
+    """The numbers of a split; those of single types of entities are in the JSON."""
+    whole = {key: value for key, value in metrics.items() if not key.startswith("support_")}
+    types = {f"f1_{key.removeprefix('support_')}" for key in metrics if key.startswith("support_")}
+    return ", ".join(f"{key} {value:.4g}" for key, value in whole.items() if key not in types)
+
+
 def write_table() -> None:
     """README.md from the result files."""
     rows = []
@@ -128,7 +135,9 @@ def write_table() -> None:
         (HERE / "results").glob("*.json"), key=lambda path: list(EXPERIMENTS).index(path.stem.rsplit("-", 1)[0])
     ):
         result = json.loads(path.read_text())
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in result["metrics"]["validation"].items())
+        numbers = shown(result["metrics"]["validation"])
+        if "test" in result["metrics"]:
+            numbers += f"; test: {shown(result['metrics']['test'])}"
         share = f"{result['parameters']['trainable_percent']:.1f} %"
         seconds = f"{result['cost']['train_seconds']:.0f} s"
         cells = [result["name"], result["seed"], share, result["steps"], seconds, numbers, result["reference"]]
@@ -136,7 +145,7 @@ def write_table() -> None:
     text = (HERE / "README.md").read_text()
     head = text[: text.index("| run |")] if "| run |" in text else text
     table = [
-        "| run | seed | trained | steps | time | validation | reference |",
+        "| run | seed | trained | steps | time | validation (and test) | reference |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *rows,
     ]
