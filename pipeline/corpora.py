@@ -15,16 +15,8 @@ from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
 from pipeline.tokenizing import tokenize
 
-
-def _polled(digests: Iterable[tuple[bytes, bytes]], stop: StopRequest) -> Iterator[tuple[bytes, bytes]]:
-    for number, both in enumerate(digests):
-        if number % POLL_EVERY == 0:
-            stop.poll()
-        yield both
-
-
 POLL_EVERY = 100_000
-"""Documents."""
+"""Documents between two looks at whether to stop."""
 KEPT_BATCHES = 64
 """Batches of a stream that stay in memory, for the threads that are ahead and for a step that is done again."""
 
@@ -52,6 +44,13 @@ class Corpora:
         """The documents that some of the splits hold too."""
         digests = chain.from_iterable(corpus.each_digests() for corpus in self.corpora)
         return only(splits, _polled(digests, stop))
+
+
+def _polled(digests: Iterable[tuple[bytes, bytes]], stop: StopRequest) -> Iterator[tuple[bytes, bytes]]:
+    for number, both in enumerate(digests):
+        if number % POLL_EVERY == 0:
+            stop.poll()
+        yield both
 
 
 @dataclass

@@ -23,6 +23,16 @@ SHOWN = 20
 """Bad rows in a message; further batches are not looked at."""
 
 
+def code_of(task: Task) -> str:
+    """Hash of the file that the task's class stands in."""
+    return hashlib.sha256(Path(inspect.getfile(type(task))).read_bytes()).hexdigest()
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """Where encoded rows are kept."""
+    return Path(data.cache_dir) if data.cache_dir else default_cache_dir()
+
+
 def encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, stop: StopRequest) -> Any:
     """The features of a split, from the cache when the same rows were encoded the same way before."""
     described = {
@@ -34,16 +44,17 @@ def encoded(config: Any, task: Task, rows: Any, rows_print: str, split: str, sto
         "model_kwargs": task.model_kwargs(),
         "max_length": task.max_length,
         "data": {key: vars(config.data)[key] for key in COLUMN_KEYS},
-        "code": hashlib.sha256(Path(inspect.getfile(type(task))).read_bytes()).hexdigest(),
+        "code": code_of(task),
     }
     key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:32]
-    folder = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
 
     def encode(batches: Iterator[Features]) -> Iterator[Features]:
         return map(_with_lengths, task.pack(_encoded_batches(config.data, task, split, batches)))
 
     description = f"{'tokenize' if task.modality == 'text' else 'encode'} {split}"
-    features = encode_cached(rows, encode, key=key, cache_dir=folder, description=description, poll=stop.poll)
+    features = encode_cached(
+        rows, encode, key=key, cache_dir=cache_folder(config.data), description=description, poll=stop.poll
+    )
     return beside(features, rows, task.kept_columns())
 
 

@@ -110,11 +110,15 @@ def _find_start(folder: Path, prepared: Prepared) -> Path | None:
 
 def _train(prepared: Prepared, folder: Path, stop: StopRequest, heartbeat: Heartbeat, start: Path | None) -> Run:
     session = Session(prepared, folder, stop, heartbeat)
-    report = describe_data(prepared.data)
-    prepared.processes.on_main(lambda: save_data_report(report, folder))
-    for line in lines(report):
-        session.log.say(line)
+
+    def report_data() -> None:
+        report = describe_data(prepared.data)
+        save_data_report(report, folder)
+        for line in lines(report):
+            session.log.say(line)
+
     try:
+        prepared.processes.on_main(report_data)
         results = session.do(start)
     except Stopped as stopped:
         stopped.saved_step = session.keeper.saved_step  # by whoever: stopped evaluations save nothing themselves

@@ -209,13 +209,14 @@ class Session:
             tune=split == "validation",
             look=partial(self.intervals.draw, split) if final else None,
         )
-        if not (final and split == "validation"):
+        is_logged = final and split == "validation"
+        if not is_logged:
             log_samples(self.plain, self.prepared.task, self.processes, self.log.event, split=split, step=step)
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
             self.evaluating_seconds = self.evaluation_seconds  # the part that lies within training
         epoch = round(step / self.training.steps_per_epoch, 4)
-        if not (final and split == "validation"):
+        if not is_logged:
             self.log.event({"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found})
         self.heartbeat.at("training", step + 1)
         return found

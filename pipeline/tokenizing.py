@@ -7,7 +7,6 @@ together in order, so that the corpus does not depend on how many workers there 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -26,9 +25,9 @@ from rich.progress import Progress
 
 from pipeline import models
 from pipeline.accelerator import PACKAGE
-from pipeline.data import Corpus, DataConfig, default_cache_dir, digests_of, find_rows, join, locked, token_type
+from pipeline.data import Corpus, DataConfig, digests_of, find_rows, join, locked, token_type
 from pipeline.data.corpus import INDEX, Part
-from pipeline.encoding import ENCODING_VERSION
+from pipeline.encoding import ENCODING_VERSION, cache_folder, code_of
 from pipeline.errors import DataError
 from pipeline.files import write_text
 from pipeline.settings import RunConfig, make_task
@@ -50,8 +49,7 @@ def tokenize(config: Any, task: Task, files: Sequence[str], name: str, poll: Cal
     `poll` is called meanwhile; what it raises ends the work, and the next call goes on with it. Processes that ask at
     once wait for the one that works. Raises DataError with all problems of the rows.
     """
-    cache = Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
-    folder = cache / f"{_key(config, task, files)}.corpus"
+    folder = cache_folder(config.data) / f"{_key(config, task, files)}.corpus"
     with locked(folder, poll):
         if not (folder / INDEX).is_file() and not (folder / PROBLEMS).is_file():
             _make(config, task, files, name, folder, poll)
@@ -67,7 +65,7 @@ def _key(config: Any, task: Task, files: Sequence[str]) -> str:
     found = [(str(Path(file).resolve()), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     data = config.data.model_dump(mode="json", include=READING)
     described = [ENCODING_VERSION, found, data, task.processing(), task.columns(), config.task.model_dump(mode="json")]
-    described.append(hashlib.sha256(Path(inspect.getfile(type(task))).read_bytes()).hexdigest())
+    described.append(code_of(task))
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +16,7 @@ from pipeline.config import Section
 from pipeline.data import Kind, places_of
 from pipeline.errors import DataError
 from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.chat import render
 from pipeline.tasks.chat_templates import set_template, template_problems
 from pipeline.tasks.conversations import ROLES
 
@@ -253,10 +253,10 @@ def rendered(tokenizer: Any, prompt: list[dict[str, str]], answer: list[dict[str
     """Prompt and answer as the chat template writes them; together they are the whole conversation."""
     begins = f"the conversation that begins {prompt[0]['content'][:40]!r}"
     try:
-        before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
-    except TemplateError as error:
-        raise DataError(f"data.messages_column: the chat template refuses {begins}: {error}") from error
+        before, _ = render(tokenizer, prompt, None, prompt=True)
+        whole, _ = render(tokenizer, [*prompt, *answer], None)
+    except ValueError as error:
+        raise DataError(f"data.messages_column: {begins} {error}") from error
     if not whole.startswith(before):
         raise DataError(
             f"task.chat_template: the template writes the prompt of {begins} otherwise when an answer follows; give "
