@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.config import Section
 from pipeline.data import Kind, places_of
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UserError
 from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
 from pipeline.tasks.chat import render
 from pipeline.tasks.chat_templates import set_template, template_problems
@@ -255,6 +255,8 @@ def rendered(tokenizer: Any, prompt: list[dict[str, str]], answer: list[dict[str
     try:
         before, _ = render(tokenizer, prompt, None, prompt=True)
         whole, _ = render(tokenizer, [*prompt, *answer], None)
+    except UserError:  # a broken template, which is no row's fault
+        raise
     except ValueError as error:
         raise DataError(f"data.messages_column: {begins} {error}") from error
     if not whole.startswith(before):
