@@ -91,6 +91,13 @@ def refuse_misfits(own: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
         raise ConfigError(problems)
 
 
+def unscorable(metric: Any, references: Sequence[Any]) -> dict[int, str]:
+    """See `LocalMetric.unscorable`; of a metric of the user's own nothing is known, nor of one of other columns."""
+    from pipeline.metrics import LocalMetric
+
+    return metric.unscorable(references) if isinstance(metric, LocalMetric) else {}
+
+
 def _described(inputs: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in inputs.items())
 

@@ -9,9 +9,10 @@ from typing import Any
 from pipeline import models
 from pipeline.corpora import read_sources, read_stream
 from pipeline.data import Overlap, fingerprint, identity, load_splits, overlap, places_of, see
+from pipeline.data.columns import SHOWN, Problems
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.evaluation import load_metrics, refuse_misfits, reported_names
+from pipeline.evaluation import load_metrics, refuse_misfits, reported_names, unscorable
 from pipeline.models.limit import length_limit
 from pipeline.optim import movements
 from pipeline.settings import make_task, start_of, strategies_of
@@ -72,7 +73,7 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
         )
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
-    check_best_metric(config, task, scored=bool(set(rows) - {"train"}))
+    metrics = check_metrics(config, task, scored=bool(set(rows) - {"train"}))
     _use_processing(config, task)
     check_model(config, task)
     corpora = read_sources(config, task, stop) if sources else None
@@ -89,6 +90,7 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     stop.poll()
     splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
     refuse_unlearnable(config.data, task, splits)
+    _refuse_unscorable(config.data, task, rows, metrics)
     if train := corpora or stream:
         prints, splits = {"train": train.fingerprint, **prints}, {"train": train.blocks, **splits}
     documents = {"train": train.documents} if train else {}
@@ -151,10 +153,23 @@ def check_model(config: Any, task: Task) -> None:
         movements(model, [rules, *asked], config.optim.weight_decay)
 
 
-def check_best_metric(config: Any, task: Task, *, scored: bool) -> None:
+def _refuse_unscorable(data: Any, task: Task, rows: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """DataError that names the rows whose references a metric cannot take; after training it would be too late."""
+    problems = Problems()
+    for split, part in rows.items():
+        references = task.references(part) or [] if split != "train" else []
+        for name, metric in metrics.items():
+            found = unscorable(metric, references)
+            places = places_of(data, split, task.inputs()[0], list(found)[:SHOWN])
+            for number, sentence in found.items():
+                problems.add(places.get(number, ""), f"eval.metrics: {name}: the row's reference {sentence}")
+    problems.raise_any()
+
+
+def check_metrics(config: Any, task: Task, *, scored: bool) -> dict[str, Any]:
     """Refuse a metric that is not there or lacks a package, and a metric_for_best_model that nothing will report.
 
-    Metrics of the user's own may report any name.
+    Metrics of the user's own may report any name. Returns all metrics of the run.
     """
     try:
         own, asked_for = load_metrics(task.metrics() if scored else []), load_metrics(config.eval.metrics)
@@ -170,6 +185,9 @@ def check_best_metric(config: Any, task: Task, *, scored: bool) -> None:
             f"eval.metric_for_best_model: {wanted!r} is not reported by this task; {nearest(wanted, known)} "
             "(or add it to eval.metrics)"
         )
+    if wanted in task.unscored():
+        raise ConfigError(f"eval.metric_for_best_model: {wanted!r} cannot be scored: {task.unscored()[wanted]}")
+    return {**own, **asked_for}
 
 
 def _use_processing(config: Any, task: Task) -> None:

@@ -155,6 +155,18 @@ def test_plain_tags_are_scored_word_by_word(tokenizer: Any) -> None:
     assert found["predictions"].tolist() == [1, 1, 1] and found["references"].tolist() == [0, 1, 1]
 
 
+def test_a_plain_tag_that_only_the_checkpoint_has_is_scored_as_outside(tokenizer: Any) -> None:
+    """The head still predicts it now and then; seqeval takes no such tag."""
+    rows = {"tokens": [["the", "cat"]], "ner_tags": [["O", "B-a"]]}
+    task = TokenClassification(TokenClassification.Config(name="token_classification"), DataConfig(train_file="none"))
+    task.read_labels({"train": rows, "validation": rows}, ["[CLS]", "O", "B-a", "I-a", "B-b"])
+    task.use_tokenizer(tokenizer, 16)
+    found = task.examples({"predictions": np.zeros((1, 16), dtype=int)}, rows, task.encode(rows))
+    assert found == {"predictions": [["O", "O"]], "references": [["O", "B-a"]]}
+    assert task.reported() == ["precision", "recall", "f1", "accuracy", "f1_a", "f1_b"]
+    assert list(task.unscored()) == ["f1_b"]
+
+
 def test_labels_of_spans_name_the_tags(tokenizer: Any) -> None:
     spans = [{"start": 0, "end": 3, "label": 1}, {"start": 4, "end": 7, "label": 0}]
     rows = {"text": ["cat sat"], "spans": [json.dumps(spans)]}

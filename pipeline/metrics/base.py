@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import datasets
@@ -34,6 +35,10 @@ class LocalMetric(evaluate.Metric):
     greater_is_better: ClassVar[bool] = True
     reported: ClassVar[tuple[str, ...]] = ()
     """The names of its numbers, for a metric of several; otherwise it reports one under its own name."""
+
+    def unscorable(self, references: Sequence[Any]) -> dict[int, str]:
+        """What no prediction could be compared with: the number of the reference -> what is wrong with it."""
+        return {}
 
     @property
     def signature(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from importlib.metadata import version
 from typing import Any
@@ -107,14 +108,17 @@ class NumericMatch(LocalMetric):
 
     inputs = TEXTS
 
+    def unscorable(self, references: Sequence[str]) -> dict[int, str]:
+        return {
+            row: f"has no number in it: {text[:60]!r}; leave the metric out, or give every row an answer with a number"
+            for row, text in enumerate(references)
+            if answer(text) is None
+        }
+
     def score(self, predictions: list[str], references: list[str]) -> float:
+        if found := self.unscorable(references):
+            raise DataError([f"numeric_match: reference {row + 1} {sentence}" for row, sentence in found.items()][:20])
         wanted = [answer(text) for text in references]
-        if None in wanted:
-            row = wanted.index(None)
-            raise DataError(
-                f"numeric_match: reference {row + 1} has no number in it: {references[row][:60]!r}; leave the metric "
-                "out, or give every row an answer with a number"
-            )
         return sum(answer(text) == number for text, number in zip(predictions, wanted, strict=True)) / len(wanted)
 
 

@@ -242,6 +242,14 @@ class Task:
         """Names of the numbers that those metrics give, for a task whose metrics give several each."""
         return self.metrics()
 
+    def unscored(self) -> dict[str, str]:
+        """Those of the reported numbers that the validation rows cannot give, each with the reason."""
+        return {}
+
+    def references(self, rows: Any) -> list[Any] | None:
+        """The column `references` of the metrics where it is known before anything is scored, one for each row."""
+        return None
+
     def exported(self, model: nn.Module) -> nn.Module:
         """The model as it is to be saved for use (units put back, thresholds in its config, say)."""
         return model

@@ -19,14 +19,7 @@ from pipeline.tasks.chat import Chat, encode_chats, end_mark, render, unanswerab
 from pipeline.tasks.chat_templates import set_template
 from pipeline.tasks.conversations import messages_of, system_message, tools_of
 from pipeline.tasks.generation import MAX_NEW_TOKENS, GenerateConfig
-from pipeline.tasks.language import (
-    bytes_column,
-    cross_entropy_sum,
-    encode_text,
-    language_columns,
-    predicted,
-    truncated,
-)
+from pipeline.tasks.language import bytes_column, cross_entropy_sum, encode_text, language_columns, predicted, truncated
 from pipeline.tasks.packed import position_ids, refuse_leaks
 from pipeline.tasks.pairs import encode_pairs
 
@@ -267,11 +260,14 @@ class CausalLM(Task):
         if not self.answers:
             return columns
         texts = generation.texts_of(columns["written"], self.tokenizer)
+        return {**columns, "predictions": texts, "references": self.references(rows)}
+
+    def references(self, rows: Any) -> list[str] | None:
+        if not self.answers:
+            return None
         if self.data.messages_column:
-            references = [messages_of(cell)[-1]["content"] for cell in rows[self.data.messages_column]]
-        else:
-            references = list(rows[self.data.response_column])
-        return {**columns, "predictions": texts, "references": references}
+            return [messages_of(cell)[-1]["content"] for cell in rows[self.data.messages_column]]
+        return list(rows[self.data.response_column])
 
     def samples(self, model: nn.Module) -> list[tuple[str, str]]:
         if not self.config.sample_prompts:

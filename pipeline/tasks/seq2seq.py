@@ -161,7 +161,10 @@ class Seq2Seq(Task):
         if self.config.generate is None:
             return columns
         texts = generation.texts_of(columns["written"], self.tokenizer)
-        return {**columns, "predictions": texts, "references": list(rows[self.target_column])}
+        return {**columns, "predictions": texts, "references": self.references(rows)}
+
+    def references(self, rows: Any) -> list[str] | None:
+        return None if self.config.generate is None else list(rows[self.target_column])
 
     def metrics(self) -> list[str]:
         return ["perplexity", "token_accuracy", *(["exact_match"] if self.config.generate else [])]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.data import DataConfig
+from pipeline.data import DataConfig, places_of
 from pipeline.errors import DataError
 from pipeline.tasks.labels import check_labels, choose_labels, flat
 from pipeline.tasks.spans import OUTSIDE, Span
@@ -19,18 +20,49 @@ def marks_entity(name: str) -> bool:
     return ENTITY_TAG.fullmatch(name) is not None
 
 
-def mixed(rows: Sequence[Sequence[str]], ids: Mapping[str, int], names: Sequence[str]) -> tuple[int, str] | None:
-    """The first row with a plain tag where others mark entities, and what is wrong with it: no score would hold."""
-    begin = [name for name in names if name.startswith("B-")]
-    for number, row in enumerate(rows if begin else []):
-        for tag in row:
-            name = names[ids[tag]]
-            if name != OUTSIDE and not marks_entity(name):
-                return number, (
-                    f"the tag {tag!r} marks no entity, and {begin[0]!r} does; expected O, B-x and I-x (or E-x, S-x, "
-                    "L-x, U-x) alone, or no tag with B-"
-                )
-    return None
+def check_tags(
+    splits: Mapping[str, Any], column: str, ids: Mapping[str, int], names: Sequence[str], data: DataConfig
+) -> None:
+    """Raise DataError for tags that no score would hold for: plain ones beside those of entities, and two schemes.
+
+    Every plain tag is listed with the place where it stands first, and in how many rows.
+    """
+    marking = [name for name in names if marks_entity(name)]
+    ends = [next((name for name in marking if name[0] in marks), None) for marks in ("ES", "LU")]
+    if None not in ends:
+        raise DataError(
+            f"data.label_column: {ends[0]!r} is a tag of BIOES and {ends[1]!r} one of BILOU; write all entities in one "
+            "of the two (E-x as L-x and S-x as U-x, or the other way round)"
+        )
+    problems = []
+    for split, rows in splits.items() if marking else ():
+        tags = [{tag for tag in row if not _fits(names[ids[tag]])} for row in rows[column]]
+        counts = Counter(tag for row in tags for tag in row)
+        first = {tag: next(number for number, row in enumerate(tags) if tag in row) for tag in counts}
+        places = places_of(data, split, column, first.values())
+        problems += [
+            f"{places[first[tag]]}: the {split} tag {tag!r} in {column!r} marks no entity ({count} "
+            f"row{'s' if count > 1 else ''}), and {marking[0]!r} does; write O where there is no entity, B-x and I-x "
+            "(or E-x, S-x, L-x, U-x) where there is one, or give every word a plain tag"
+            for tag, count in counts.most_common(20)
+        ]
+    if problems:
+        raise DataError(problems)
+
+
+def _fits(name: str) -> bool:
+    """Whether a tag can stand among those of entities."""
+    return name == OUTSIDE or marks_entity(name)
+
+
+def types_of(names: Iterable[str]) -> list[str]:
+    """The types x of entities that the tags B-x, I-x, ... mark, in alphabetical order."""
+    return sorted({name[2:] for name in names if marks_entity(name)})
+
+
+def scorable(name: str) -> str:
+    """A tag as entities are scored: one of a checkpoint that marks none, such as `[CLS]`, says what O says."""
+    return name if marks_entity(name) else OUTSIDE
 
 
 def within(names: Sequence[str], tag: int) -> int:

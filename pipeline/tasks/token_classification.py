@@ -15,11 +15,11 @@ from torch.nn import functional
 from pipeline.config import Section
 from pipeline.data import Kind, places_of
 from pipeline.data.columns import SHOWN, Problems
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError
 from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
 from pipeline.tasks.labels import check_labels, choose_labels
 from pipeline.tasks.spans import OUTSIDE, Span, cuts_a_word, problems_of, read_spans, tags_of, words_of
-from pipeline.tasks.tags import marks_entity, mixed, most_frequent, tags_of_spans, within
+from pipeline.tasks.tags import check_tags, marks_entity, most_frequent, scorable, tags_of_spans, types_of, within
 from pipeline.tasks.windows import Window, needs_spaces, windows_of
 
 STRIDE = 64
@@ -59,6 +59,8 @@ class TokenClassification(Task):
         """Tag as the data writes it -> id; of spans, tag -> id."""
         self.type_names: dict[str, str] = {}
         """Label of a span as the data writes it -> its name."""
+        self.validated: list[str] | None = None
+        """The types of entities in the validation rows."""
         self.missing = 0
         """The tag of a word without a token."""
         self.spaced = False
@@ -110,15 +112,16 @@ class TokenClassification(Task):
             tags = splits["train"][self.label_column]
             self.label_names, self.label_ids = choose_labels(tags, self.data.label_names, checkpoint_labels)
             check_labels(splits, self.label_column, self.label_ids, self.data)
-            if found := mixed(tags, self.label_ids, self.label_names):
-                place = places_of(self.data, "train", self.label_column, [found[0]])[found[0]]
-                raise DataError(f"{place}: {found[1]}")
+            check_tags(splits, self.label_column, self.label_ids, self.label_names, self.data)
         if OUTSIDE in self.label_names:
             self.missing = self.label_names.index(OUTSIDE)
         else:
             self.missing = most_frequent([tags for _, tags in self._sentences(splits["train"])])
         if not self.entities:
             self.main_metric = "accuracy"
+        elif "validation" in splits:
+            found = {tag for _, tags in self._sentences(splits["validation"]) for tag in tags}
+            self.validated = types_of([self.label_names[tag] for tag in found])
 
     def _check_rows(self, splits: Mapping[str, Any]) -> None:
         """DataError with the place of every row whose labels do not fit its words."""
@@ -258,9 +261,10 @@ class TokenClassification(Task):
                     predictions[row][word] = int(ids[position])
         if not self.entities:
             return {"predictions": np.concatenate(predictions), "references": np.concatenate(references)}
+        names = [scorable(name) for name in self.label_names]
         return {
-            "predictions": [[self.label_names[tag] for tag in row] for row in predictions],
-            "references": [[self.label_names[tag] for tag in row] for row in references],
+            "predictions": [[names[tag] for tag in row] for row in predictions],
+            "references": [[names[tag] for tag in row] for row in references],
         }
 
     def metrics(self) -> list[str]:
@@ -269,8 +273,17 @@ class TokenClassification(Task):
     def reported(self) -> list[str]:
         if not self.entities:
             return self.metrics()
-        types = sorted({name[2:] for name in self.label_names if name != OUTSIDE})
-        return ["precision", "recall", "f1", "accuracy", *(f"f1_{name}" for name in types)]
+        return ["precision", "recall", "f1", "accuracy", *(f"f1_{name}" for name in types_of(self.label_names))]
+
+    def unscored(self) -> dict[str, str]:
+        if self.validated is None:
+            return {}
+        there = ", ".join(map(repr, self.validated)) or "none at all"
+        return {
+            f"f1_{name}": f"no validation row has an entity {name!r} (those with one: {there})"
+            for name in types_of(self.label_names)
+            if name not in self.validated
+        }
 
     def unlearnable(self, features: Any) -> np.ndarray:
         learned = [any(label != IGNORED for label in row) for row in features["labels"]]
