@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 INPUTS := pyproject.toml constraints.txt
 JOBS ?= 2
 
-.PHONY: run setup test check clean
+.PHONY: run setup test check docs clean
 .DELETE_ON_ERROR:
 
 run: .venv/.installed-run
@@ -44,7 +44,10 @@ check: .venv/.installed-dev
 	$(PIP) -e '.[dev]'
 	@touch $@ .venv/.installed-run
 
+docs: .venv/.installed-dev
+	$(BIN)/sphinx-build -W --keep-going -n -q docs docs/_build
+
 # The runs in runs/ are results, not rubbish: they stay.
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist docs/_build docs/settings.md .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find pipeline recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
