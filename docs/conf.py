@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.config import json_schema
 from pipeline.settings import RunConfig
+from pipeline.tasks import TASKS
 
 HERE = Path(__file__).parent
 project = "graft"
@@ -24,28 +25,35 @@ nitpicky = True
 
 def write_settings(app: Any) -> None:
     """settings.md: every setting with its default and what it does, from the sections that declare them."""
-    schema = json_schema(RunConfig)
-    parts = ["# Every setting", "As `graft config schema` tells editors; `graft config show my.yaml` fills them in."]
-    alone = []
-    for name, field in schema["properties"].items():
+    schema, alone, parts = json_schema(RunConfig), [], []
+    for name in (name for name in schema["properties"] if name in RunConfig.model_fields):
+        field = schema["properties"][name]
         found = re.search(r"#/\$defs/(\w+)", str(field))
-        section = schema["$defs"][found.group(1)] if found else None
-        if section is None or name in ("task", "extensions"):
+        section = schema["$defs"][found.group(1)] if found and name != "task" else None
+        if section is None:
             alone.append(row(name, field))
         else:
-            rows = [row(key, value) for key, value in section.get("properties", {}).items()]
-            parts += [f"## {name}", section.get("description", ""), table(rows)]
-    parts.insert(2, table(alone))
-    text = "\n\n".join(part for part in parts if part) + "\n"
+            parts += [f"## {name}", section.get("description", ""), rows(section)]
+    for name, kind in TASKS.items():
+        section = kind.Config.model_json_schema()
+        section["properties"].pop("name")
+        if section["properties"]:
+            parts += [f"## task: {{name: {name}}}", rows(section)]
+    intro = "As `graft config schema` tells editors; `graft config show my.yaml` fills them in."
+    text = "\n\n".join(part for part in ("# Every setting", intro, table(alone), *parts) if part) + "\n"
     path = HERE / "settings.md"
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
+def rows(section: Any) -> str:
+    return table([row(name, field) for name, field in section.get("properties", {}).items()])
+
+
 def row(name: str, field: Any) -> str:
-    default = "" if "default" not in field or isinstance(field["default"], dict) else f"`{field['default']}`"
+    unset = "default" not in field or field["default"] is None or isinstance(field["default"], dict)
     meaning = " ".join(str(field.get("description", "")).split()).replace("|", "\\|")
-    return f"| `{name}` | {default} | {meaning} |"
+    return f"| `{name}` | {'' if unset else '`' + str(field['default']) + '`'} | {meaning} |"
 
 
 def table(rows: list[str]) -> str:
