@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def rows(section: Any) -> str:
 def row(name: str, field: Any) -> str:
     unset = "default" not in field or field["default"] is None or isinstance(field["default"], dict)
     meaning = " ".join(str(field.get("description", "")).split()).replace("|", "\\|")
-    return f"| `{name}` | {'' if unset else '`' + str(field['default']) + '`'} | {meaning} |"
+    return f"| `{name}` | {'' if unset else '`' + json.dumps(field['default']) + '`'} | {meaning} |"
 
 
 def table(rows: list[str]) -> str:
