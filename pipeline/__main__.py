@@ -5,30 +5,42 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 from pipeline import __version__
-from pipeline.errors import UserError
+from pipeline.command_line import COMPARE, CONFIG, LOOK, OTHER, TRAIN, command, make_app, refuse_misspelt, run
+from pipeline.errors import ConfigError
 
-USER_ERROR = 2
-app = App(name="graft", version=__version__, help="Train from scratch, freeze, adapt or tune everything, and compare.")
-config_app = App(name="config", help="Look at settings.")
+app = make_app(__version__)
+config_app = App(
+    name="config",
+    help="Settings: every default filled in, or the JSON schema.",
+    group=LOOK,
+    group_commands=Group("Commands"),
+    help_prologue=CONFIG,
+    usage="",
+)
 app.command(config_app)
 
+Shell = Literal["bash", "zsh", "fish", "powershell"]
 Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
-Launcher = Annotated[str | None, Parameter(help="cpu_2proc, multi_gpu, fsdp2, ... or a file.")]
-Processes = Annotated[int | None, Parameter(help="How many processes to start.")]
+Config = Annotated[Path, Parameter(help="A YAML file; settings may follow, as --section.key value.")]
+Launcher = Annotated[str | None, Parameter(help="How processes start: cpu_2proc, multi_gpu, fsdp2, ... or a file.")]
+Processes = Annotated[int | None, Parameter(help="How many; unset: one per GPU, else one.")]
 
 
 def _launch(recipe: str, arguments: tuple[str, ...], accelerate_config: str | None, num_processes: int | None) -> None:
+    if not arguments:
+        raise ConfigError(f"{recipe}: a configuration is missing: graft {recipe} my.yaml; graft {recipe} --help")
+    refuse_misspelt(arguments)
     from pipeline.launch import launch
 
     sys.exit(launch(recipe, list(arguments), accelerate_config=accelerate_config, num_processes=num_processes))
 
 
-@app.command
+@command(app, TRAIN)
 def pretrain(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Processes = None) -> None:
     """Train a model from random weights.
 
@@ -40,7 +52,7 @@ def pretrain(*arguments: Rest, accelerate_config: Launcher = None, num_processes
     _launch("pretrain", arguments, accelerate_config, num_processes)
 
 
-@app.command
+@command(app, TRAIN)
 def finetune(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Processes = None) -> None:
     """Tune every weight of a checkpoint.
 
@@ -52,7 +64,7 @@ def finetune(*arguments: Rest, accelerate_config: Launcher = None, num_processes
     _launch("finetune", arguments, accelerate_config, num_processes)
 
 
-@app.command
+@command(app, TRAIN)
 def freeze(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Processes = None) -> None:
     """Tune a checkpoint whose early layers keep their weights.
 
@@ -64,7 +76,7 @@ def freeze(*arguments: Rest, accelerate_config: Launcher = None, num_processes: 
     _launch("freeze", arguments, accelerate_config, num_processes)
 
 
-@app.command
+@command(app, TRAIN)
 def lora(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Processes = None) -> None:
     """Train low-rank adapters beside the frozen weights of a checkpoint.
 
@@ -76,74 +88,96 @@ def lora(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Pr
     _launch("lora", arguments, accelerate_config, num_processes)
 
 
-@app.command
+@command(app, TRAIN)
 def train(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Processes = None) -> None:
-    """Repeat a run from its config.yaml, or run any combination of start and strategies.
+    """Any combination of start and strategies, as the configuration says.
 
     graft train runs/mine/config.yaml --output_dir runs/again
     """
     _launch("train", arguments, accelerate_config, num_processes)
 
 
-@app.command
-def rerun(run_dir: Path, *, output_dir: Path | None = None) -> None:
-    """Repeat a finished run in a new folder and say whether model/ and results.json are the same bytes.
+@command(app, COMPARE)
+def rerun(
+    run_dir: Annotated[Path, Parameter(help="Folder of a finished run.")],
+    *,
+    output_dir: Annotated[Path | None, Parameter(help="Folder of the new run.")] = None,
+) -> None:
+    """Repeat a finished run and say whether the same bytes came out.
 
     graft rerun runs/mine --output_dir runs/mine-again
 
-    Without --output_dir the new folder is RUN_DIR.rerun. Exit code: 0 identical, 1 different, 2 cannot be repeated.
+    Compares model/ and results.json. Without --output_dir the new folder is RUN_DIR.rerun.
+    Exit code: 0 identical, 1 different, 2 cannot be repeated.
     """
     from pipeline.rerun import rerun as job
 
     sys.exit(job(run_dir, output_dir))
 
 
-@app.command
-def quickstart(output_dir: Path = Path("runs/quickstart"), *, seed: int = 0) -> None:
-    """Pretrain a small Llama on the standard library's sources, adapt it four ways, print the comparison.
+@command(app, COMPARE)
+def quickstart(
+    output_dir: Annotated[Path, Parameter(help="Where everything is written.")] = Path("runs/quickstart"),
+    *,
+    seed: Annotated[int, Parameter(help="Of the weights and the order of rows.")] = 0,
+) -> None:
+    """Pretrain a small model and adapt it four ways, in minutes.
 
     graft quickstart runs/quickstart
+
+    A small Llama learns the standard library's sources, then to write docstrings. Nothing
+    is downloaded.
     """
     from pipeline.quickstart import quickstart as job
 
     job(output_dir, seed=seed)
 
 
-@app.command
-def data(config: Path, *overrides: Rest) -> None:
-    """Show what the rows are like: lengths, truncation, label balance, repeated rows, overlap of train and evaluation.
+@command(app, LOOK)
+def data(config: Config, *overrides: Rest) -> None:
+    """Show what the rows are like; nothing is trained.
 
     graft data my.yaml
 
-    Nothing is trained. Rows of validation or test that are training rows too are listed by file and line.
+    Lengths, truncation, label balance, repeated rows, overlap of train and evaluation: rows
+    of validation or test that are training rows too are listed by file and line.
     """
     from pipeline.api import show_data
 
     show_data(config, list(overrides))
 
 
-@app.command
-def compare(*runs: Path, output_dir: Path = Path("comparison"), title: str = "Comparison") -> None:
-    """Put finished runs side by side: compare.md, compare.json and a figure.
+@command(app, COMPARE)
+def compare(
+    *runs: Annotated[Path, Parameter(help="Folders of finished runs.")],
+    output_dir: Annotated[Path, Parameter(help="Folder of the comparison.")] = Path("comparison"),
+    title: Annotated[str, Parameter(help="Its headline.")] = "Comparison",
+) -> None:
+    """Put finished runs side by side in a table and a figure.
 
     graft compare runs/full runs/lora --output_dir comparison
+
+    Writes compare.md, compare.json and compare.png.
     """
     from pipeline.reports.compare import compare as job
 
     job(list(runs), output_dir, title).print()
 
 
-@config_app.command
+@command(config_app)
 def schema() -> None:
-    """Print the JSON schema of the configuration, for editors."""
+    """Print the JSON schema of the configuration, for editors.
+
+    graft config schema > schema.json
+    """
     from pipeline.config import json_schema
     from pipeline.settings import RunConfig
 
     print(json.dumps(json_schema(RunConfig), indent=2))
 
 
-@config_app.command
-def show(config: Path, *overrides: Rest) -> None:
+@command(config_app)
+def show(config: Config, *overrides: Rest) -> None:
     """Print a configuration with every default filled in.
 
     graft config show my.yaml --lora.r 4
@@ -154,13 +188,39 @@ def show(config: Path, *overrides: Rest) -> None:
     print(dump(load(RunConfig, config, list(overrides), extra_section=user_strategy)), end="")
 
 
+@command(app, LOOK)
+def env() -> None:
+    """Print versions and devices of this machine, to paste into an issue.
+
+    graft env
+
+    No secret and no name of a home folder is printed.
+    """
+    from pipeline.environment import text
+
+    print(text())
+
+
+@command(app, OTHER)
+def completion(
+    *,
+    shell: Annotated[Shell | None, Parameter(help="Unset: the shell in use.")] = None,
+    output: Annotated[Path | None, Parameter(help="Write only the script, to this file.")] = None,
+) -> None:
+    """Let the shell complete commands, settings and their choices.
+
+    graft completion --shell bash
+
+    Writes the script where the shell looks for it, and a line into its start file. Once more after an update.
+    """
+    from pipeline.completion import install
+
+    print(f"written: {install(app, shell, output)}; open a new shell to use it")
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a mistake of the user ends with its message and exit code 2."""
-    try:
-        return app(arguments)
-    except UserError as error:
-        print(f"graft: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    return run(app, arguments)
 
 
 if __name__ == "__main__":

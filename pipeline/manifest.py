@@ -40,8 +40,8 @@ def describe_run(accelerator: Accelerator) -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "world_size": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": bool(git("status", "--porcelain")),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -52,10 +52,10 @@ def _cpu() -> str:
     return names[0] if names else platform.processor()
 
 
-def _git(*arguments: str) -> str | None:
-    """Of the folder the user works in; None outside a repository."""
+def git(*arguments: str, folder: Path | None = None) -> str | None:
+    """Of a folder, by default the one the user works in; None outside a repository."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

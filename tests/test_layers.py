@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     "__main__",
-    "quickstart rerun",
+    "quickstart rerun completion environment",
     "pipeline",
     "api",
     "reports hub",
@@ -45,6 +45,7 @@ LAYERS = [
     "checking",
     "placing",
     "wording yaml_file aliases",
+    "command_line",
     "errors",
     "safe_text",
 ]
