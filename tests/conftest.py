@@ -8,14 +8,18 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
+from tests.hub_server import Hub
 from tests.promises import show
 
-# Before any Hugging Face import: their packages read these once.
+# Before any Hugging Face import: their packages read these once. The hub answers nobody until a test asks for it.
+HUB = Hub()
 _HOME = tempfile.mkdtemp(prefix="graft-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ.update(
@@ -24,12 +28,16 @@ os.environ.update(
     HF_EVALUATE_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_XET="1",
+    HF_UPDATE_DOWNLOAD_COUNTS="0",  # datasets and evaluate would tell a counter at Amazon what they load
+    HF_ENDPOINT=HUB.endpoint,
+    NO_PROXY="127.0.0.1,localhost",
     TOKENIZERS_PARALLELISM="false",
     OMP_NUM_THREADS="1",  # tests run side by side, and threads that wait for each other are ten times slower
     MPLCONFIGDIR=os.path.join(_HOME, "matplotlib"),
 )
 # What would change where or how a run happens, if the shell that started the tests has it.
-for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT", "HF_TOKEN", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
+for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
     os.environ.pop(_name, None)
 for _name in [name for name in os.environ if name.startswith(("ACCELERATE_", "GRAFT_", "WANDB_"))]:
     del os.environ[_name]
@@ -90,3 +98,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """The tests' hub (tests/hub_server.py), empty; this process uses it as `owner`, with an empty cache.
+
+    For processes there is `tests.hub_online.environment`; a module that shares pushed models makes a fixture of its own
+    from `tests.hub_online.online` and `tests.conftest.HUB`.
+    """
+    from tests.hub_online import online  # imports datasets and evaluate
+
+    HUB.clear()
+    with online(HUB, tmp_path / "hf-home") as found:
+        yield found
