@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pipeline.parent  # noqa: F401  before anything slow: it looks at who started us
 
 __version__ = "0.1.0"
-__all__ = ["finetune", "freeze", "lora", "pretrain"]
 
 if TYPE_CHECKING:
-    from pipeline.api import finetune, freeze, lora, pretrain
+    from pipeline.errors import ConfigError as ConfigError
+    from pipeline.errors import DataError as DataError
+    from pipeline.errors import UserError as UserError
+    from pipeline.failure import RunFailed as RunFailed
+    from pipeline.functions import finetune as finetune
+    from pipeline.functions import freeze as freeze
+    from pipeline.functions import lora as lora
+    from pipeline.functions import pretrain as pretrain
+    from pipeline.functions import train as train
+    from pipeline.reports.compare import Comparison as Comparison
+    from pipeline.reports.compare import compare as compare
+    from pipeline.run import Run as Run
+    from pipeline.stopping import Stopped as Stopped
+    from pipeline.strategies.base import Strategy as Strategy
+    from pipeline.tasks.base import Task as Task
+
+PUBLIC = {
+    "pretrain": "pipeline.functions",
+    "finetune": "pipeline.functions",
+    "freeze": "pipeline.functions",
+    "lora": "pipeline.functions",
+    "train": "pipeline.functions",
+    "Run": "pipeline.run",
+    "compare": "pipeline.reports.compare",
+    "Comparison": "pipeline.reports.compare",
+    "Task": "pipeline.tasks.base",
+    "Strategy": "pipeline.strategies.base",
+    "UserError": "pipeline.errors",
+    "ConfigError": "pipeline.errors",
+    "DataError": "pipeline.errors",
+    "Stopped": "pipeline.stopping",
+    "RunFailed": "pipeline.failure",
+}
+"""Public name -> where it is; type checkers read the same from the imports above. A name must not be a module's."""
+
+__all__ = [*PUBLIC]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    """Load the recipes when they are asked for: `graft --help` need not wait seconds for torch and transformers."""
-    if name in __all__:
-        import pipeline.api
+    """Load a public name when it is asked for: `graft --help` need not wait seconds for torch and transformers."""
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    found = globals()[name] = import_module(PUBLIC[name]).__dict__[name]
+    return found
 
-        return pipeline.api.__dict__[name]
-    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return [*globals(), *PUBLIC]

@@ -1,4 +1,4 @@
-"""The four recipes as functions and as commands: what each starts from, what it needs, and how errors end."""
+"""The recipes and how they run as commands: what each starts from, what it needs, and how errors end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -105,27 +105,6 @@ def show_data(source: Source, overrides: Sequence[str] | Mapping[str, Any] = ())
     config = read_config("train", source, overrides)
     with StopRequest() as stop, saying_where(config):
         print_data(read(config, None, stop, refuse=False))
-
-
-def _function(name: str, summary: str) -> Callable[..., Run]:
-    def recipe(config: Source = None, /, *, datasets: Mapping[str, Any] | None = None, **overrides: Any) -> Run:
-        return run_recipe(name, config, overrides, datasets=datasets)
-
-    recipe.__name__ = recipe.__qualname__ = name
-    recipe.__doc__ = (
-        f"{summary}\n\n"
-        "`config` is a YAML file or a mapping, keyword arguments are settings by their name where it is unique\n"
-        "(`learning_rate=3e-4`) or sections as mappings (`lora={'r': 8}`), and `datasets` maps train, validation and\n"
-        "test to a `datasets.Dataset` in place of files. Returns the finished run with `.metrics`, `.model` and\n"
-        "`.output_dir`; raises ConfigError or DataError with every problem found before anything expensive.\n"
-    )
-    return recipe
-
-
-pretrain = _function("pretrain", "Train a model from random weights.")
-finetune = _function("finetune", "Tune every weight of a checkpoint.")
-freeze = _function("freeze", "Tune a checkpoint whose early layers keep their weights.")
-lora = _function("lora", "Train low-rank adapters beside the frozen weights of a checkpoint.")
 
 
 def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.checkpoint import is_full, why
 from pipeline.data_report import describe_data, lines, save_data_report
@@ -33,18 +34,31 @@ AGREED = (UserError, Stopped, OtherProcessFailed, Disagreement)
 
 @dataclass
 class Run:
-    """A finished run: its folder, its model, its numbers."""
+    """A finished run: its folder, its model, its numbers. It stands for its folder wherever a path is expected."""
 
     output_dir: Path
     model: nn.Module
-    tokenizer: Any
+    """As it is saved in `output_dir / "model"`, in evaluation mode; with adapters, the PEFT model."""
     results: dict[str, Any]
+    """What `results.json` holds."""
+    processing: Any
+    """What turns rows into inputs: the tokenizer, or the image processor."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer. Raises UserError for a run over images, which has an image processor in `processing`."""
+        if not isinstance(self.processing, PreTrainedTokenizerBase):
+            raise UserError("a run over images has no tokenizer; its image processor is run.processing")
+        return self.processing
 
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics of the saved model on the validation split; without one, on the test split."""
         splits = self.results["metrics"]
         return splits.get("validation") or splits.get("test") or {}
+
+    def __fspath__(self) -> str:
+        return str(self.output_dir)
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items())
@@ -130,4 +144,4 @@ def _train(prepared: Prepared, folder: Path, stop: StopRequest, heartbeat: Heart
     if prepared.processes.is_main:
         write_json(folder / "results.json", {**results, "metrics": strict(results["metrics"])})
     session.write_manifest("finished")
-    return Run(folder, model, prepared.task.tokenizer, results)
+    return Run(folder, model, results, prepared.task.row_processing)

@@ -264,7 +264,7 @@ class Session:
         self.processes.on_main(
             lambda: check_reload(plain, logits, folder, task, batch, partial(start_model, config, task))
         )
-        return plain
+        return plain.eval()
 
     def write_manifest(self, status: str) -> None:
         """What this run is and has cost so far, over all its sessions."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import tokenizing
-from pipeline.api import pretrain, read_config
+from pipeline import pretrain, tokenizing
+from pipeline.api import read_config
 from pipeline.corpora import read_sources
 from pipeline.data import Mixture, token_type
 from pipeline.data.corpus import Corpus, Part

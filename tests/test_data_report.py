@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from pipeline import finetune
 from pipeline.__main__ import main
-from pipeline.api import finetune
 from pipeline.data import overlap, see
 from pipeline.errors import DataError
 from tests.tiny import tiny_checkpoint

@@ -11,8 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     "__main__",
-    "quickstart rerun completion environment",
+    "completion environment",
     "pipeline",
+    "quickstart rerun",
+    "functions",
     "api",
     "reports hub",
     "run",

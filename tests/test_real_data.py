@@ -82,7 +82,12 @@ def test_data_sets_are_read_as_they_are(task: Any, data: dict[str, Any], tmp_pat
     checkpoint = tiny_checkpoint(tmp_path / "start", "bert", "AutoModelForMaskedLM")
     rows = {**data, "train_file": str(DATA / data["train_file"]), "max_length": 48, "validation_split_fraction": 0.1}
     given = {"task": task, "model": {"model_name_or_path": str(checkpoint)}, "data": rows}
-    limits = {"max_train_samples": 300, "max_eval_samples": 100, "max_steps": 6, "output_dir": str(tmp_path / "run")}
+    limits: dict[str, Any] = {
+        "max_train_samples": 300,
+        "max_eval_samples": 100,
+        "max_steps": 6,
+        "output_dir": str(tmp_path / "run"),
+    }
     run = finetune(given, **limits)
     assert run.results["num_samples"] == {"train": 300, "validation": 100}
 

@@ -8,7 +8,8 @@ from typing import Any
 import datasets
 import pytest
 
-from pipeline.api import pretrain, read_config
+from pipeline import pretrain
+from pipeline.api import read_config
 from pipeline.data import Stream
 from pipeline.errors import ConfigError, DataError
 from pipeline.reading import read

@@ -9,6 +9,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def kill_runs(kills: int, seed: int, work: Path) -> dict[str, Any]:
     expected, life = {}, {}
     for every in EVERY:
         started = time.monotonic()
-        finish(lambda tell, every=every: whole(settings(work, f"alone-{every}", every), tell), work / "alone.log")
+        finish(partial(whole, settings(work, f"alone-{every}", every)), work / "alone.log")
         life[every], expected[every] = time.monotonic() - started, outcome(work / f"alone-{every}")
     died, counts, most, different, runs = Counter[str](), Counter[str](), [0], Counter[str](), 0
     differences: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Sample = Mapping[str, Any]
+Folder = str | os.PathLike[str]
 Row = dict[str, Any]
 
 COSTS = ["trainable", "share", "training time", "peak memory", "size on disk"]
@@ -108,8 +110,8 @@ class Comparison:
 
 
 def compare(
-    run_dirs: Mapping[str, str | Path] | Sequence[str | Path],
-    output_dir: str | Path,
+    run_dirs: Mapping[str, Folder] | Sequence[Folder],
+    output_dir: Folder = "comparison",
     title: str = "Comparison",
     samples: Sequence[Sample] | None = None,
 ) -> Comparison:
@@ -141,7 +143,7 @@ def compare(
     return comparison
 
 
-def named(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, Path]:
+def named(run_dirs: Mapping[str, Folder] | Sequence[Folder]) -> dict[str, Path]:
     """Run folders by the name to show; folders of one name get their parent's before it."""
     if isinstance(run_dirs, Mapping):
         folders = {name: Path(folder) for name, folder in run_dirs.items()}

@@ -116,6 +116,11 @@ class Task:
         """From here on batches can be made of images. ConfigError when the processor cannot serve the task."""
         raise NotImplementedError
 
+    @property
+    def row_processing(self) -> Any:
+        """What turns rows into inputs: the tokenizer, or the image processor."""
+        return self.tokenizer
+
     def processing(self) -> str:
         """All that `encode` depends on beside rows and settings, as text: the key of the cache of encoded rows."""
         special = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items()}

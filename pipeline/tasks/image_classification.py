@@ -101,6 +101,10 @@ class ImageClassification(Task):
             )
         self.shape = shapes[0]
 
+    @property
+    def row_processing(self) -> Any:
+        return self.processor
+
     def processing(self) -> str:
         return "labels only"  # pixels are made when a batch is
 
