@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.functions import lora as lora
     from pipeline.functions import pretrain as pretrain
     from pipeline.functions import train as train
+    from pipeline.optim.rules import Rule as Rule
     from pipeline.reports.compare import Comparison as Comparison
     from pipeline.reports.compare import compare as compare
     from pipeline.run import Run as Run
@@ -37,6 +38,7 @@ PUBLIC = {
     "Comparison": "pipeline.reports.compare",
     "Task": "pipeline.tasks.base",
     "Strategy": "pipeline.strategies.base",
+    "Rule": "pipeline.optim.rules",
     "UserError": "pipeline.errors",
     "ConfigError": "pipeline.errors",
     "DataError": "pipeline.errors",

@@ -21,11 +21,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARKER = re.compile(r"<!-- not run: (.+?) -->")
 OUTPUT = ("text", "json", "diff", "mermaid")
 """Languages of what programs print; there is nothing to run."""
-ELSEWHERE = {"cd", "export", "source", "touch", "ls", "cat", "git", "hf", "sbatch", "tail", "tensorboard", "unset"}
+DIRECTIVES = ("{toctree}", "{note}", "{tip}", "{warning}", "{include}")
+"""What the documentation generator reads."""
+ELSEWHERE = {
+    *("cd", "export", "unset", "source", "touch", "ls", "cat", "head", "tail", "git"),
+    *("hf", "sbatch", "scontrol", "tensorboard"),
+}
 """Commands of others, whose arguments are not ours to check."""
 BEFORE = {"do", "then", "else", "time", "nohup", "exec"}
 """Words after which a command begins."""
-NOT_COMMANDS = {"for", "done", "fi", "if", "while", "set", "echo", "sleep"}
+NOT_COMMANDS = {"[", "for", "done", "fi", "if", "while", "set", "echo", "sleep"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -67,7 +72,8 @@ def blocks_of(page: Path, text: str | None = None) -> list[Block]:
 
 def commands_of(code: str) -> Iterator[list[str]]:
     """The commands of a shell script, each as its words, without comments, redirections and assignments."""
-    for line in code.replace("\\\n", " ").splitlines():
+    code = re.sub(r"\$\(\(.*?\)\)", "1", code.replace("\\\n", " "))
+    for line in code.splitlines():
         reader = shlex.shlex(line, posix=True, punctuation_chars=True)
         reader.whitespace_split = True
         words: list[str] = []
@@ -77,7 +83,8 @@ def commands_of(code: str) -> Iterator[list[str]]:
                 words.append(re.sub(r"\$(\w+|\{.*?\})", "1", word))
             if ends or words == [word] and word in BEFORE:
                 if words and words[0] not in BEFORE and words[0] not in NOT_COMMANDS:
-                    yield without_launcher(words)
+                    words = without_launcher(words)
+                    yield from commands_of(words[2]) if words[:2] == ["bash", "-c"] else [words]
                 words = []
                 if ends and "<" in word or ">" in word:
                     break  # a file, which is not looked at
@@ -85,12 +92,8 @@ def commands_of(code: str) -> Iterator[list[str]]:
 
 def without_launcher(words: list[str]) -> list[str]:
     """`srun --option graft ...` -> `graft ...`."""
-    if words[0] != "srun":
-        return words
-    rest = words[1:]
-    while rest and rest[0].startswith("-"):
-        rest = rest[1:]
-    return rest or words
+    known = [number for number, word in enumerate(words) if word in ("graft", "accelerate", "python", "bash")]
+    return words[known[0] :] if words[0] == "srun" and known else words
 
 
 def check_shell(block: Block) -> list[list[str]]:

@@ -41,8 +41,8 @@ class MyMetric(evaluate.Metric):
 def make_folder(folder: Path) -> None:
     """Write `my.yaml` (the README's, and every other block that begins with `# NAME.yaml`) with a tiny model in place
     of the named one and two steps, `train`, `validation` and `test` files, `my_metric.py`, the recipes, and finished
-    runs: `runs/x`, `runs/full` and `runs/a` of all weights, `runs/lora` and `runs/b` with adapters."""
-    tiny_checkpoint(folder / "start", "bert", "AutoModelForMaskedLM")
+    runs: `runs/x`, `runs/full`, `runs/frozen` and `runs/a` of all weights, `runs/lora` and `runs/b` with adapters."""
+    tiny_checkpoint(folder / "start", "bert", "AutoModelForMaskedLM", num_hidden_layers=6)
     for split, copies in {"train": 5, "validation": 2, "test": 2}.items():
         rows = [
             {"text": f"{text} {split} {number}", "label": label} for number in range(copies) for text, label in TEXTS
@@ -73,5 +73,5 @@ def make_runs(folder: Path) -> None:
     given = {"task": "text_classification", "model": {"model_name_or_path": str(folder / "start")}, "data": data}
     finetune(given, max_steps=2, train_batch_size=8, output_dir=str(folder / "runs" / "full"))
     lora(given, max_steps=2, train_batch_size=8, output_dir=str(folder / "runs" / "lora"))
-    for name, like in {"x": "full", "a": "full", "b": "lora"}.items():
+    for name, like in {"x": "full", "frozen": "full", "a": "full", "b": "lora"}.items():
         shutil.copytree(folder / "runs" / like, folder / "runs" / name)

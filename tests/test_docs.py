@@ -24,13 +24,13 @@ from pipeline.__main__ import app
 from pipeline.accelerator import config_path
 from pipeline.config import load
 from pipeline.settings import RunConfig, check, user_strategy
-from tests.doc_blocks import OUTPUT, PAGES, ROOT, Block, blocks_of, check_shell, commands_of
+from tests.doc_blocks import DIRECTIVES, OUTPUT, PAGES, ROOT, Block, blocks_of, check_shell, commands_of
 from tests.doc_folder import make_folder
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-TO_RUN = [block for block in BLOCKS if block.language not in OUTPUT]
+TO_RUN = [block for block in BLOCKS if block.language not in (*OUTPUT, *DIRECTIVES)]
 READERS: dict[str, Any] = {"json": json.loads, "toml": tomllib.loads}
-RUN_HERE = ("data", "config", "compare", "env", "--help", "--version")
+RUN_HERE = ("data", "config", "compare", "env")
 """Commands of graft that are quick and need nothing but the folder."""
 
 
@@ -66,7 +66,7 @@ def test_there_are_blocks() -> None:
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"python", "bash", "yaml", "toml", *OUTPUT}
+    known = {"python", "bash", "yaml", "toml", *OUTPUT, *DIRECTIVES}
     assert not [f"{block.place}: {block.language!r}" for block in BLOCKS if block.language not in known]
 
 
@@ -113,8 +113,10 @@ def test_shell_commands_are_understood(
 
 def try_out(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run what is quick; of a recipe the settings are read, and where its rows are here a dry run is made."""
-    name = next((word for word in words if word in api.RECIPES or word in RUN_HERE), None)
-    if name in api.RECIPES:
+    name = words[0] if words and (words[0] in RUN_HERE or words[0] in api.RECIPES) else None
+    if {"--help", "--version"} & {*words}:
+        ends_well(lambda: app(words), monkeypatch)
+    elif name in api.RECIPES:
         arguments = without_launcher(words[1:])
         source = arguments[0] if arguments and not arguments[0].startswith("--") else None
         settings = [word for word in arguments[source is not None :] if word not in ("--dry_run", "--dry-run")]
@@ -152,6 +154,7 @@ def test_blocks_and_commands_are_found() -> None:
     assert list(commands_of(shell.code)) == [["graft", "lora", "x.yaml", "--r", "4"]]
     script = "for s in 0 1; do graft train a.yaml --seed $s > log; done\nA=1 srun -n1 graft env && make run"
     assert list(commands_of(script)) == [["graft", "train", "a.yaml", "--seed", "1"], ["graft", "env"], ["make", "run"]]
+    assert list(commands_of("srun -n 2 bash -c 'graft lora $A --r $((2 * 3))'")) == [["graft", "lora", "1", "--r", "1"]]
 
 
 @pytest.mark.parametrize("text", ["<!-- not run: no GPU here -->\nText\n", "<!-- not run: no GPU here -->\n"])
