@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Group, Parameter
 
 from pipeline import __version__
-from pipeline.command_line import COMPARE, CONFIG, LOOK, OTHER, TRAIN, command, make_app, refuse_misspelt, run
+from pipeline.command_line import COMPARE, CONFIG, LOOK, OTHER, TRAIN, USE, command, make_app, refuse_misspelt, run
 from pipeline.errors import ConfigError
 
 app = make_app(__version__)
@@ -28,6 +28,9 @@ Shell = Literal["bash", "zsh", "fish", "powershell"]
 Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Config = Annotated[Path, Parameter(help="A YAML file; settings may follow, as --section.key value.")]
 Launcher = Annotated[str | None, Parameter(help="How processes start: cpu_2proc, multi_gpu, fsdp2, ... or a file.")]
+Saved = Annotated[str, Parameter(help="A run folder, a model folder, or the id of a model on the hub.")]
+Base = Annotated[str | None, Parameter(help="Of an adapter: where its base is, when not where it says.")]
+Revision = Annotated[str | None, Parameter(help="Of a hub id: branch, tag or commit; unset: the newest.")]
 Processes = Annotated[int | None, Parameter(help="How many; unset: one per GPU, else one.")]
 
 
@@ -131,6 +134,25 @@ def quickstart(
     from pipeline.quickstart import quickstart as job
 
     job(output_dir, seed=seed)
+
+
+@command(app, USE)
+def merge(
+    source: Saved,
+    *,
+    out: Annotated[Path, Parameter(help="Folder of the merged model; it must be new.")],
+    base_model: Base = None,
+    revision: Revision = None,
+) -> None:
+    """Add the adapters of a LoRA run into its base: a plain model.
+
+    graft merge runs/lora --out models/merged
+
+    Merged and unmerged model are compared on rows of the run; the largest difference is said.
+    """
+    from pipeline.commands import merge_command
+
+    merge_command(source, out, base_model, revision)
 
 
 @command(app, LOOK)

@@ -113,13 +113,7 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     Exit codes: 0 finished; 2 a mistake in the configuration or the data; 143, 138 or 130
     stopped by a signal after saving; 1 anything else, such as a process that was lost.
     """
-    level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR  # one process speaks
-    handler = logging.StreamHandler()
-    handler.setFormatter(SafeFormatter("%(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    sys.excepthook = print_exception
-    # what libraries will rename in their next version is no news for the person at the terminal
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    prepare_terminal()
     given = list(sys.argv[1:] if arguments is None else arguments)
     dry_run = "--dry_run" in given or "--dry-run" in given
     given = [argument for argument in given if argument not in ("--dry_run", "--dry-run")]
@@ -147,6 +141,17 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     except (RunFailed, OtherProcessFailed) as error:
         _leave(error, again)
     sys.exit(code)
+
+
+def prepare_terminal(level: int = logging.WARNING) -> None:
+    """Messages and mistakes as one line each, from the first process only."""
+    level = level if os.environ.get("RANK", "0") == "0" else logging.ERROR  # one process speaks
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    sys.excepthook = print_exception
+    # what libraries will rename in their next version is no news for the person at the terminal
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _going_on(arguments: Sequence[str]) -> list[str]:

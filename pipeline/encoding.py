@@ -86,6 +86,14 @@ def _with_lengths(features: Features) -> Features:
     return {**features, "length": lengths, "truncated": [a > b for a, b in zip(full, lengths, strict=True)]}
 
 
+def encode_here(task: Task, rows: Any) -> Any:
+    """The features of a few rows, in memory. Raises BadRows."""
+    from datasets import Dataset
+
+    features = next(iter(task.pack(iter([task.encode(rows[:])]))))
+    return beside(Dataset.from_dict(_with_lengths(features)), rows, task.kept_columns())
+
+
 def refuse_unlearnable(data: DataConfig, task: Task, splits: Mapping[str, Any]) -> None:
     """DataError that names the rows without a loss term."""
     problems = []

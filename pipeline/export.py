@@ -39,15 +39,20 @@ def _write(plain: Any, weights: dict[str, Tensor], task: Task, folder: Path) -> 
             plain.save_pretrained(temporary, state_dict=weights)
         task.save_processing(temporary)
     (temporary / "README.md").unlink(missing_ok=True)  # PEFT's form, with the local path of the start
-    for path in temporary.rglob("*"):
-        if path.is_file():  # the mode of folders is the umask's already
-            path.chmod(0o666 & ~umask())  # safetensors writes files that only their owner can read
+    readable(temporary)
     before = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(before, ignore_errors=True)
     if folder.exists():
         folder.rename(before)
     temporary.rename(folder)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def readable(folder: Path) -> None:
+    """Give files the mode of the umask, as folders have it: safetensors writes files that only their owner can read."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask())
 
 
 def is_adapter(model: nn.Module) -> bool:

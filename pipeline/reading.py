@@ -74,7 +74,7 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
     metrics = check_metrics(config, task, scored=bool(set(rows) - {"train"}))
-    _use_processing(config, task)
+    use_processing(config, task)
     check_model(config, task)
     corpora = read_sources(config, task, stop) if sources else None
     stream = read_stream(config, task) if streamed else None
@@ -190,7 +190,7 @@ def check_metrics(config: Any, task: Task, *, scored: bool) -> dict[str, Any]:
     return {**own, **asked_for}
 
 
-def _use_processing(config: Any, task: Task) -> None:
+def use_processing(config: Any, task: Task) -> None:
     """Give the task what turns its rows into inputs."""
     if task.modality == "image":
         task.use_image_processor(models.load_image_processor(config.model))

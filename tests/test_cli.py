@@ -21,7 +21,18 @@ def run(*arguments: str) -> int | str | None:
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("pretrain", "finetune", "freeze", "lora", "train", "rerun", "quickstart", "compare", "data"):
+    for command in (
+        "pretrain",
+        "finetune",
+        "freeze",
+        "lora",
+        "train",
+        "rerun",
+        "merge",
+        "quickstart",
+        "compare",
+        "data",
+    ):
         assert run(command, "--help") in (0, None)
         assert f"graft {command} " in capsys.readouterr().out
 

@@ -99,6 +99,12 @@ class Task:
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
         """Fix the label map from the training rows and check every split against it. Nothing to do without labels."""
 
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        """Know again what `read_labels` had found out, from the config.json of a saved model; called in its place.
+
+        `splits`: labelled rows that are to be scored, checked as there; none, where rows are to be predicted.
+        """
+
     def check(self, model: nn.Module, *, random: bool) -> None:
         """Raise ConfigError when the settings do not fit the model, whose tensors have no values yet.
 
@@ -284,17 +290,3 @@ class Task:
     def trained_positions(self, batch: Batch) -> Tensor:
         """Which input tokens carry a loss term: (batch, length) of bool, for showing a sample as the model sees it."""
         return torch.zeros_like(batch["input_ids"], dtype=torch.bool)
-
-
-def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Right-pad integer rows to the longest: (batch, longest)."""
-    out = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
-    for index, row in enumerate(rows):
-        out[index, : len(row)] = row
-    return torch.from_numpy(out)
-
-
-def attention_mask(rows: Sequence[Sequence[int]]) -> Tensor:
-    """1 on tokens, 0 on padding: (batch, longest). Made from lengths, so a pad token that is also EOS does no harm."""
-    lengths = torch.tensor([len(row) for row in rows])
-    return (torch.arange(int(lengths.max()))[None, :] < lengths[:, None]).long()

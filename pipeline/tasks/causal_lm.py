@@ -13,14 +13,23 @@ from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.data.packing import best_fit, blocks
 from pipeline.tasks import generation
-from pipeline.tasks.base import IGNORED, BadRows, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.base import IGNORED, BadRows, Batch, Features, Task
 from pipeline.tasks.causal_settings import SEPARATOR, problems_of
 from pipeline.tasks.chat import Chat, encode_chats, end_mark, render, unanswerable
-from pipeline.tasks.chat_templates import set_template
+from pipeline.tasks.chat_templates import OWN, set_template
 from pipeline.tasks.conversations import messages_of, system_message, tools_of
 from pipeline.tasks.generation import MAX_NEW_TOKENS, GenerateConfig
-from pipeline.tasks.language import bytes_column, cross_entropy_sum, encode_text, language_columns, predicted, truncated
+from pipeline.tasks.language import (
+    bytes_column,
+    cross_entropy_sum,
+    encode_text,
+    language_columns,
+    predicted,
+    refuse_empty,
+    truncated,
+)
 from pipeline.tasks.packed import position_ids, refuse_leaks
+from pipeline.tasks.padding import attention_mask, pad
 from pipeline.tasks.pairs import encode_pairs
 
 
@@ -102,6 +111,9 @@ class CausalLM(Task):
             found |= dict.fromkeys(others, "any_text")
         return {name: kind for name, kind in found.items() if name is not None}
 
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        self.config.chat_template = self.config.chat_template and OWN  # it was saved with the tokenizer
+
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
         super().use_tokenizer(tokenizer, max_length)
         if self.chatting:
@@ -128,7 +140,7 @@ class CausalLM(Task):
             if self.data.packing in ("none", "best_fit"):
                 features = predicted(features, self.tokenizer.bos_token_id)
         if self.data.packing == "best_fit":
-            self._refuse_empty(features)
+            refuse_empty(features, self.inputs()[0], self.max_length)  # in a block nobody would see it
         return features
 
     def _encode_chats(self, rows: Mapping[str, Sequence[Any]]) -> Features:
@@ -171,17 +183,6 @@ class CausalLM(Task):
         parts = [([row[system]] if system and row[system] else []) + [self._prompt(row)] for row in cells]
         prompts = ["\n".join(part) + self.config.separator for part in parts]
         return encode_pairs(self.tokenizer, prompts, rows[str(self.data.response_column)], max_length=self.max_length)
-
-    def _refuse_empty(self, features: Features) -> None:
-        """In a block nobody would see that a row has nothing to learn from."""
-        counts = features.get("num_trained") or [len(row) - 1 for row in features["input_ids"]]
-        column = self.inputs()[0]
-        sentence = (
-            f"{column} holds nothing to learn from within {self.max_length} tokens; raise data.max_length or leave "
-            "the row out"
-        )
-        if empty := {number: sentence for number, count in enumerate(counts) if count < 1}:
-            raise BadRows(empty)
 
     @property
     def packs(self) -> bool:

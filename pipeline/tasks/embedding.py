@@ -18,7 +18,8 @@ from pipeline.data import Kind
 from pipeline.errors import ConfigError, DataError
 from pipeline.models.fit import has_class
 from pipeline.optim.rules import Rule
-from pipeline.tasks.base import Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.base import Batch, Features, Task
+from pipeline.tasks.padding import attention_mask, pad
 from pipeline.tasks.sentence_files import Pooling, pooling_of, write_sentence_files
 
 DEFAULT_SCALE, DEFAULT_GROUP = 20.0, 32
@@ -112,6 +113,9 @@ class Embedding(Task):
                 )
         if problems:
             raise DataError(problems)
+
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        self.read_labels(splits, None)
 
     @property
     def _score_range(self) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from pipeline.data import Kind, open_image
 from pipeline.errors import ConfigError
 from pipeline.tasks.augmentation import RandomResizedCrop, flipped, random_crop, random_resized_crop
 from pipeline.tasks.base import Batch, Features, Task
-from pipeline.tasks.labels import check_labels, choose_labels, named_labels
+from pipeline.tasks.labels import check_labels, choose_labels, named_labels, recall_labels
 
 MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 """Pillow's name for images of so many channels."""
@@ -82,6 +82,9 @@ class ImageClassification(Task):
         labels = splits["train"][self.label_column]
         self.label_names, self.label_ids = choose_labels(labels, self.data.label_names, checkpoint_labels)
         check_labels(splits, self.label_column, self.label_ids, self.data)
+
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        self.label_names, self.label_ids = recall_labels(settings, splits, self.label_column, self.data)
 
     def use_image_processor(self, processor: Any) -> None:
         """Take the processor, once two images of different shape have shown what it makes of them."""

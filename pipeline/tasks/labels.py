@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.data import DataConfig, places_of
-from pipeline.errors import DataError, nearest
+from pipeline.errors import ConfigError, DataError, nearest
 
 
 def choose_labels(
@@ -40,6 +40,40 @@ def choose_labels(
         )
     names = sorted(found, key=lambda name: (0, int(name), "") if _whole(name) else (1, 0, name))
     return names, _ids(names, found)
+
+
+def recall_labels(
+    settings: Mapping[str, Any], splits: Mapping[str, Any], column: str, data: DataConfig
+) -> tuple[list[str], dict[str, int]]:
+    """The label names of a saved model in id order, from its config.json, and the id of each as labelled rows write it.
+
+    Names that the user gives stand in for `LABEL_0`, `LABEL_1`, ... and for none. Raises ConfigError when the model's
+    names are not those given, or do not cover the labels of the rows.
+    """
+    stored, given = settings.get("id2label") or {}, data.label_names
+    known = [str(stored[index]) for index in sorted(stored, key=int)]
+    named = not all(re.fullmatch(r"LABEL_\d+", name) for name in known)
+    if not known and not given:
+        raise ConfigError("data.label_names: the model's config.json names no labels; name them here, in id order")
+    if given and known and (given != known if named else len(given) != len(known)):
+        raise ConfigError(
+            f"data.label_names: the model's labels are {_listed(known)}, in this order, and these are "
+            f"{_listed(given)}; leave it out"
+        )
+    names = given or known
+    found = {label for rows in splits.values() for label in flat(rows[column])}
+    ids = _ids(names, found)
+    try:
+        check_labels(splits, column, ids, data)
+    except DataError as error:
+        raise ConfigError(
+            [
+                f"data.label_column: the model knows the labels {_listed(names)}, and the rows have "
+                f"{_listed(sorted(found - ids.keys()))} beside them or instead",
+                *error.problems,
+            ]
+        ) from error
+    return names, ids
 
 
 def check_labels(splits: Mapping[str, Any], column: str, ids: Mapping[str, int], data: DataConfig) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.data import DataConfig
-from pipeline.tasks.base import IGNORED, Batch, Features
+from pipeline.tasks.base import IGNORED, BadRows, Batch, Features
 
 
 def encode_text(tokenizer: Any, texts: Sequence[str], *, end: bool) -> Features:
@@ -52,6 +52,16 @@ def predicted(features: Features, bos: int | None) -> Features:
 
 def _share(row: Sequence[int], bos: int | None) -> float:
     return 1.0 if not row or row[0] == bos else (len(row) - 1) / len(row)
+
+
+def refuse_empty(features: Features, column: str, max_length: int) -> None:
+    """Raise BadRows for rows that have nothing to learn from."""
+    counts = features.get("num_trained") or [len(row) - 1 for row in features["input_ids"]]
+    sentence = (
+        f"{column} holds nothing to learn from within {max_length} tokens; raise data.max_length or leave the row out"
+    )
+    if empty := {number: sentence for number, count in enumerate(counts) if count < 1}:
+        raise BadRows(empty)
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:

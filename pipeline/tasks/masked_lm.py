@@ -13,8 +13,9 @@ from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.data.packing import blocks
 from pipeline.errors import ConfigError
-from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.base import IGNORED, Batch, Features, Task
 from pipeline.tasks.language import bytes_column, cross_entropy_sum, encode_text, language_columns, text_only, truncated
+from pipeline.tasks.padding import attention_mask, pad
 
 
 class MaskedLM(Task):

@@ -131,6 +131,16 @@ class MultipleChoice(Task):
         if problems:
             raise DataError(problems)
 
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        if self.form == "auto":
+            self.form = settings.get("label_form", "number")
+        self.read_labels(splits, None)
+
+    def exported(self, model: Any) -> nn.Module:
+        """`label_form` in the config of the model says what a label is."""
+        vars(model.config)["label_form"] = self.form
+        return model
+
     def _id(self, label: str, choices: Sequence[str]) -> int | None:
         return FORMS[self.form](label, choices)
 

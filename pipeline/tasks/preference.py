@@ -15,10 +15,11 @@ from torch.nn import functional
 from pipeline.config import Section
 from pipeline.data import Kind, places_of
 from pipeline.errors import DataError, UserError
-from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.base import IGNORED, Batch, Features, Task
 from pipeline.tasks.chat import render
-from pipeline.tasks.chat_templates import set_template, template_problems
+from pipeline.tasks.chat_templates import OWN, set_template, template_problems
 from pipeline.tasks.conversations import ROLES
+from pipeline.tasks.padding import attention_mask, pad
 
 SHOWN = 20
 
@@ -94,6 +95,10 @@ class Preference(Task):
             problems.append(f"... and {len(wrong) - SHOWN} more ({len(wrong)} in all)")
         if problems:
             raise DataError(problems)
+
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        self.config.chat_template = self.config.chat_template and OWN  # it was saved with the tokenizer
+        self.read_labels(splits, None)
 
     def _wrong(self, rows: Mapping[str, Sequence[Any]]) -> Iterator[tuple[int, str]]:
         """Numbers of rows with what is wrong in each."""

@@ -16,7 +16,8 @@ from torch.nn import functional
 from pipeline.config import Section
 from pipeline.data import Kind, places_of
 from pipeline.data.columns import SHOWN, Problems
-from pipeline.tasks.base import Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.base import Batch, Features, Task
+from pipeline.tasks.padding import attention_mask, pad
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 EXPECTED = (
@@ -81,6 +82,16 @@ class QuestionAnswering(Task):
             for number, sentence in wrong.items():
                 problems.add(places.get(number, ""), f"{self.answers_column} {sentence}")
         problems.raise_any()
+
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        if self.config.version_2_with_negative == "auto":
+            self.may_be_empty = bool(settings.get("version_2_with_negative"))
+        self.read_labels(splits, None)
+
+    def exported(self, model: Any) -> nn.Module:
+        """`version_2_with_negative` in the config of the model says whether it may answer nothing."""
+        vars(model.config)["version_2_with_negative"] = self.may_be_empty
+        return model
 
     def _allow_empty(self) -> None:
         if self.config.version_2_with_negative is False:

@@ -21,6 +21,8 @@ class Scaling:
     std: float = 1.0
     standard: bool = False
     """Whether the loss takes labels less the mean, over the standard deviation."""
+    folded: bool = False
+    """Whether the head speaks the labels' own unit, as that of a saved model does."""
 
     @classmethod
     def of(cls, labels: Sequence[float], kind: str) -> Scaling:
@@ -32,9 +34,13 @@ class Scaling:
         """Labels as the loss takes them."""
         return (labels - self.mean) / self.std if self.standard else labels
 
+    def learned(self, outputs: Tensor) -> Tensor:
+        """What the model says, as the loss takes it."""
+        return self.apply(outputs) if self.folded else outputs
+
     def undo(self, outputs: Tensor) -> Tensor:
-        """What the model says in training, in the labels' own unit."""
-        return outputs * self.std + self.mean if self.standard else outputs
+        """What the model says, in the labels' own unit."""
+        return outputs * self.std + self.mean if self.standard and not self.folded else outputs
 
     def note(self) -> str:
         """A sentence for people."""

@@ -14,9 +14,10 @@ from pipeline.data import Kind
 from pipeline.errors import ConfigError
 from pipeline.models.fit import position_limit
 from pipeline.tasks import generation
-from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
+from pipeline.tasks.base import IGNORED, Batch, Features, Task
 from pipeline.tasks.generation import GenerateConfig
 from pipeline.tasks.language import bytes_column, cross_entropy_sum, language_columns, text_only
+from pipeline.tasks.padding import attention_mask, pad
 
 MAX_TARGET_LENGTH = 128
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.data import DataConfig, places_of
 from pipeline.errors import DataError
-from pipeline.tasks.labels import check_labels, choose_labels, flat
-from pipeline.tasks.spans import OUTSIDE, Span
+from pipeline.tasks.labels import check_labels, choose_labels, flat, recall_labels
+from pipeline.tasks.spans import OUTSIDE, Span, read_spans
 
 ENTITY_TAG = re.compile(r"[BIESLU]-.+", re.DOTALL)
 
@@ -93,6 +93,20 @@ def tags_of_spans(
     if data.label_names is None:
         tags = checkpoint or sorted(tags)
     return tags, {label: names[index] for label, index in ids.items()}
+
+
+def recall_span_tags(
+    settings: Mapping[str, Any], splits: Mapping[str, Any], column: str, data: DataConfig
+) -> tuple[list[str], dict[str, str]]:
+    """The same of a saved model, from its config.json, and labelled rows that must be of its types."""
+    tags, _ = recall_labels(settings, {}, column, data.model_copy(update={"label_names": None}))
+    types = data.label_names or _types(tags)
+    labels = {
+        split: {column: [[span.label for span in read_spans(cell)] for cell in rows[column]]}
+        for split, rows in splits.items()
+    }
+    _, ids = recall_labels({"id2label": dict(enumerate(types))}, labels, column, data)
+    return tags, {label: types[index] for label, index in ids.items()}
 
 
 def _types(checkpoint: Sequence[str]) -> list[str]:

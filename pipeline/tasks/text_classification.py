@@ -15,8 +15,9 @@ from torch.nn import functional
 from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.errors import DataError
-from pipeline.tasks.base import Batch, Features, Task, attention_mask, pad
-from pipeline.tasks.labels import check_labels, choose_labels, named_labels
+from pipeline.tasks.base import Batch, Features, Task
+from pipeline.tasks.labels import check_labels, choose_labels, named_labels, recall_labels
+from pipeline.tasks.padding import attention_mask, pad
 from pipeline.tasks.scaling import Scaling, check_head, fold
 from pipeline.tasks.thresholds import KEPT, best_thresholds, thresholds_note
 
@@ -102,6 +103,18 @@ class TextClassification(Task):
         elif self.config.problem_type == "multi_label_classification":
             self.thresholds = np.full(len(self.label_names), self.config.threshold)
 
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        if self.config.problem_type == "regression":
+            if self.config.label_scaling == "standard":
+                self.scaling = Scaling(**settings["label_scaling"], standard=True, folded=True)
+            return
+        self.label_names, self.label_ids = recall_labels(settings, splits, self.label_column, self.data)
+        if self.config.problem_type == "multi_label_classification":
+            same = self.config.threshold != "auto"
+            number = self.config.threshold if same else KEPT
+            found = None if same else settings.get("label_thresholds")
+            self.thresholds = np.array(found or [number] * len(self.label_names))
+
     def _plan_thresholds(self, splits: Mapping[str, Any]) -> None:
         if "validation" not in splits:
             raise DataError(
@@ -115,7 +128,7 @@ class TextClassification(Task):
             logger.warning(self.notes()[0])
 
     def check(self, model: nn.Module, *, random: bool) -> None:
-        if self.scaling.standard:
+        if self.scaling.standard and not self.scaling.folded:
             check_head(model, self.head_modules, trained=not random)
 
     def model_kwargs(self) -> dict[str, Any]:
@@ -163,8 +176,12 @@ class TextClassification(Task):
         if self.config.problem_type == "single_label_classification":
             return functional.cross_entropy(logits, labels, reduction="sum"), logits
         if self.config.problem_type == "regression":
-            return functional.mse_loss(logits.squeeze(-1), self.scaling.apply(labels), reduction="sum"), logits
+            return self._squared_errors(logits, labels).sum(), logits
         return functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum(), logits
+
+    def _squared_errors(self, logits: Tensor, labels: Tensor) -> Tensor:
+        said = self.scaling.learned(logits.squeeze(-1))
+        return functional.mse_loss(said, self.scaling.apply(labels), reduction="none")
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
         if self.config.problem_type == "multi_label_classification":  # thresholds may depend on all rows together
@@ -187,11 +204,14 @@ class TextClassification(Task):
         return {**columns, "predictions": (columns["scores"] > self.thresholds).astype("i8")}
 
     def exported(self, model: nn.Module) -> nn.Module:
-        """The head in the labels' unit; `label_thresholds` in the config of a multi-label model."""
-        if self.scaling.standard:
+        """The head in the labels' unit; `label_thresholds`, or the unit of the loss, in the config of the model."""
+        if self.scaling.standard and not self.scaling.folded:
             fold(model, self.head_modules, self.scaling)
         settings = vars(model.config)
-        settings.pop("label_thresholds", None)  # of the checkpoint that this one was made from
+        for key in ("label_thresholds", "label_scaling"):
+            settings.pop(key, None)  # of the checkpoint that this one was made from
+        if self.scaling.standard:
+            settings["label_scaling"] = {"mean": self.scaling.mean, "std": self.scaling.std}
         if self.config.problem_type == "multi_label_classification":
             settings["label_thresholds"] = self.thresholds.tolist()
         return model

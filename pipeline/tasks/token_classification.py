@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,17 +12,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.config import Section
-from pipeline.data import Kind, places_of
-from pipeline.data.columns import SHOWN, Problems
+from pipeline.data import Kind
 from pipeline.errors import ConfigError
-from pipeline.tasks.base import IGNORED, Batch, Features, Task, attention_mask, pad
-from pipeline.tasks.labels import check_labels, choose_labels
-from pipeline.tasks.spans import OUTSIDE, Span, cuts_a_word, problems_of, read_spans, tags_of, words_of
-from pipeline.tasks.tags import check_tags, marks_entity, most_frequent, scorable, tags_of_spans, types_of, within
+from pipeline.tasks.base import IGNORED, Batch, Features, Task
+from pipeline.tasks.labels import check_labels, choose_labels, recall_labels
+from pipeline.tasks.padding import attention_mask, pad
+from pipeline.tasks.spans import OUTSIDE, Span, read_spans, tags_of, words_of
+from pipeline.tasks.tagged_rows import check_rows, say_what_is_widened
+from pipeline.tasks.tags import (
+    check_tags,
+    marks_entity,
+    most_frequent,
+    recall_span_tags,
+    scorable,
+    tags_of_spans,
+    types_of,
+    within,
+)
 from pipeline.tasks.windows import Window, needs_spaces, windows_of
 
 STRIDE = 64
-logger = logging.getLogger(__name__)
 
 
 class TokenClassification(Task):
@@ -101,13 +109,12 @@ class TokenClassification(Task):
         return [self.text_column]
 
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
-        self._check_rows(splits)
+        check_rows(splits, self.text_column, self.label_column, self.data, spans=self.spans)
         if self.spans:
             spans = {split: list(map(read_spans, rows[self.label_column])) for split, rows in splits.items()}
             self.label_names, self.type_names = tags_of_spans(spans, self.label_column, self.data, checkpoint_labels)
             self.label_ids = {tag: index for index, tag in enumerate(self.label_names)}
-            for split, rows in splits.items():
-                self._say_what_is_widened(split, rows)
+            say_what_is_widened(splits, self.text_column, self.label_column, self.data)
         else:
             tags = splits["train"][self.label_column]
             self.label_names, self.label_ids = choose_labels(tags, self.data.label_names, checkpoint_labels)
@@ -117,50 +124,32 @@ class TokenClassification(Task):
             self.missing = self.label_names.index(OUTSIDE)
         else:
             self.missing = most_frequent([tags for _, tags in self._sentences(splits["train"])])
+        self._look_at_types(splits)
+
+    def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+        check_rows(splits, self.text_column, self.label_column, self.data, spans=self.spans)
+        if self.spans:
+            self.label_names, self.type_names = recall_span_tags(settings, splits, self.label_column, self.data)
+            self.label_ids = {tag: index for index, tag in enumerate(self.label_names)}
+        else:
+            self.label_names, self.label_ids = recall_labels(settings, splits, self.label_column, self.data)
+            check_tags(splits, self.label_column, self.label_ids, self.label_names, self.data)
+        missing = OUTSIDE if OUTSIDE in self.label_names else settings.get("missing_tag")
+        self.missing = self.label_names.index(missing) if missing in self.label_names else 0
+        self._look_at_types(splits)
+
+    def _look_at_types(self, splits: Mapping[str, Any]) -> None:
         if not self.entities:
             self.main_metric = "accuracy"
         elif "validation" in splits:
             found = {tag for _, tags in self._sentences(splits["validation"]) for tag in tags}
             self.validated = types_of([self.label_names[tag] for tag in found])
 
-    def _check_rows(self, splits: Mapping[str, Any]) -> None:
-        """DataError with the place of every row whose labels do not fit its words."""
-        problems = Problems()
-        for split, rows in splits.items():
-            cells = zip(rows[self.text_column], rows[self.label_column], strict=True)
-            found = [(row, said) for row, (text, labels) in enumerate(cells) for said in self._misfits(text, labels)]
-            places = places_of(self.data, split, self.text_column, [row for row, _ in found[:SHOWN]])
-            for row, said in found:
-                problems.add(places.get(row, ""), said)
-        problems.raise_any()
-
-    def _misfits(self, text: Any, labels: Any) -> list[str]:
-        """What is wrong with one row."""
-        if not self.spans:
-            if len(text) == len(labels):
-                return []
-            return [
-                f"{self.text_column!r} has {len(text)} and {self.label_column!r} {len(labels)} entries; expected one "
-                "tag per word"
-            ]
-        if not text.strip():
-            return [f"{self.text_column!r} holds no word, only white space; drop the row"]
-        try:
-            return [f"{self.label_column}{said}" for said in problems_of(text, read_spans(labels))]
-        except ValueError as error:
-            said = str(error)
-            return [f"{self.label_column}{said}" if said.startswith("[") else f"{self.label_column} {said}"]
-
-    def _say_what_is_widened(self, split: str, rows: Any) -> None:
-        cells = zip(rows[self.text_column], rows[self.label_column], strict=True)
-        cut = [number for number, (text, cell) in enumerate(cells) if cuts_a_word(text, read_spans(cell))]
-        if cut:
-            (place,) = places_of(self.data, split, self.text_column, cut[:1]).values()
-            logger.warning(
-                "%s: %d of %d rows have spans that begin or end within a word; "
-                "all of that word gets the label (first: %s)",
-                *(split, len(cut), len(rows), place),
-            )
+    def exported(self, model: Any) -> nn.Module:
+        """`missing_tag` in the config of the model is the tag of a word without a token, where there is no `O`."""
+        if OUTSIDE not in self.label_names:
+            vars(model.config)["missing_tag"] = self.label_names[self.missing]
+        return model
 
     def _sentences(self, rows: Mapping[str, Sequence[Any]]) -> Iterable[tuple[list[str], list[int]]]:
         """Per row the words as the tokenizer takes them, and the ids of their tags."""

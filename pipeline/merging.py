@@ -1,0 +1,145 @@
+"""An adapter added into its base: a plain model in a folder of its own, and the proof that it says the same."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from torch import Tensor, nn
+
+from pipeline.data import find_rows
+from pipeline.encoding import encode_here
+from pipeline.errors import ConfigError, UserError
+from pipeline.evaluation import collate, without_gradients
+from pipeline.export import TOLERANCE, logits_of, readable
+from pipeline.models.load import quiet
+from pipeline.saved import ADAPTER, ADAPTER_WEIGHTS, Saved, as_start, find, load_model, recall_task, settings_of
+from pipeline.tasks import Task
+
+logger = logging.getLogger("graft")
+LEFT_BEHIND = {ADAPTER, ADAPTER_WEIGHTS, "README.md", "config.json", "generation_config.json"}
+"""Files of an adapter that are not so for the merged model."""
+OF_THE_RUN = ("config.yaml", "results.json", "manifest.json")
+ROWS_TO_COMPARE, TOKENS_TO_COMPARE = 4, 8
+
+
+def merge(source: str | Path, out: str | Path, *, base_model: str | None = None, revision: str | None = None) -> Path:
+    """Add the adapter `source` (a run, its model folder, a repository of the hub) into its base, as a model in `out`.
+
+    `base_model` is a base at another place than the adapter says: a folder or a hub id. Tokenizer, image processor and
+    what else stands beside the adapter come along, with the config.yaml of its run, so that the folder can be
+    predicted with and evaluated. The folder appears whole or not at all.
+
+    Merged and unmerged model are compared on rows of the run's own data, else on random tokens; the largest difference
+    is logged. Raises ConfigError when there is no adapter, its base is missing or another one, or `out` is there
+    already; RuntimeError when the two do not agree.
+    """
+    folder = check_out(out)
+    saved = find(source, revision)
+    if not saved.is_adapter:
+        raise ConfigError(f"model: {saved.name} is no adapter but a whole model, so there is nothing to merge")
+    config = as_start(saved, settings_of(saved), base_model)
+    task = recall_task(saved, config, {})
+    adapted = load_model(saved, config, task)
+    batch, rows = inputs_to_compare(saved, config, task, adapted)
+    before = outputs_of(adapted, task, batch, rows)
+    merged: Any = task.exported(adapted.merge_and_unload())  # type: ignore[operator]
+    del adapted
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(merged, saved, task, temporary)
+        del merged
+        worst = difference(before, temporary, task, batch, rows)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    on = f"{rows} rows of the run's data" if rows else "random inputs"
+    logger.info("merged and unmerged outputs differ by at most %.2g on %s", worst, on)
+    return folder
+
+
+def check_out(out: str | Path) -> Path:
+    """The new folder; ConfigError when something is there already."""
+    folder = Path(out).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"out: {out} is there already and nothing is written over; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write(merged: Any, saved: Saved, task: Task, temporary: Path) -> None:
+    with quiet():
+        merged.save_pretrained(temporary)
+    for path in saved.folder.iterdir():
+        if path.name in LEFT_BEHIND | {*OF_THE_RUN}:
+            continue
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary / path.name)
+    task.save_processing(temporary)  # beside an adapter of another library there may be no tokenizer
+    if saved.run is not None:
+        for name in OF_THE_RUN:
+            with suppress(FileNotFoundError):
+                shutil.copyfile(saved.run / name, temporary / name)
+    readable(temporary)
+
+
+def inputs_to_compare(saved: Saved, config: Any, task: Task, model: nn.Module) -> tuple[dict[str, Tensor], int]:
+    """A batch of the run's own rows and how many they are; of random inputs, and 0, where the rows are not there."""
+    files = config.data.validation_file or config.data.train_file or config.data.test_file
+    comparable = type(task).reference is Task.reference  # else the loss wants what the start model says
+    with suppress(UserError, OSError, StopIteration):
+        if files and comparable:
+            columns = task.columns()
+            found, _ = find_rows([files] if isinstance(files, str) else files, columns, config.data)
+            cells = list(islice(found, ROWS_TO_COMPARE))
+            rows = Dataset.from_dict({name: [row[at] for row in cells] for at, name in enumerate(columns)})
+            task.recall(saved.settings, {"validation": rows})  # labels may be written as numbers there
+            features = encode_here(task, rows)
+            numbers = np.arange(min(ROWS_TO_COMPARE, len(features)))
+            return collate(task, features, numbers, seed=0, epoch=0), len(numbers)
+    return random_inputs(model), 0
+
+
+def random_inputs(model: Any) -> dict[str, Tensor]:
+    """Inputs of the shape that a model takes, the same every time."""
+    draw = torch.Generator().manual_seed(0)
+    config = model.config
+    if model.main_input_name == "pixel_values":
+        sides = config.image_size
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return {"pixel_values": torch.randn((ROWS_TO_COMPARE, config.num_channels, height, width), generator=draw)}
+    choices = (2,) if type(model.get_base_model()).__name__.endswith("ForMultipleChoice") else ()
+    count = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(count, (ROWS_TO_COMPARE, *choices, TOKENS_TO_COMPARE), generator=draw)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**batch, "decoder_input_ids": ids} if config.is_encoder_decoder else batch
+
+
+def outputs_of(model: nn.Module, task: Task, batch: dict[str, Tensor], rows: int) -> Tensor:
+    """What the model says about a batch; the task knows no labels for random inputs, and is not asked about them."""
+    if rows:
+        return logits_of(model, task, batch)
+    with without_gradients(model):
+        return model(**batch)[0].float()
+
+
+def difference(before: Tensor, folder: Path, task: Task, batch: dict[str, Tensor], rows: int) -> float:
+    """The largest difference to what the model saved in a folder says. Raises RuntimeError when that is no rounding."""
+    with quiet():
+        again = getattr(transformers, task.model_class).from_pretrained(folder, dtype=torch.float32)
+    after = outputs_of(again, task, batch, rows)
+    worst = float((before - after).abs().max()) if before.shape == after.shape else float("inf")
+    if not worst <= TOLERANCE * max(1.0, float(before.abs().max())):
+        raise RuntimeError(
+            f"the merged model does not say what the adapter on its base says (largest difference {worst:.3g}); "
+            "nothing was written, please report this with the run's config.yaml"
+        )
+    return worst

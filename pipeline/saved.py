@@ -1,0 +1,237 @@
+"""A saved model of any kind (a run, its model folder, an adapter, a repository of the hub) and what it was made for."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from pipeline.config import load
+from pipeline.errors import ConfigError
+from pipeline.models import ModelConfig, from_checkpoint, locate, prepare_hub
+from pipeline.models.load import quiet
+from pipeline.prepare import start_model
+from pipeline.reading import check_model, use_processing
+from pipeline.settings import RunConfig, make_task, user_strategy
+from pipeline.strategies import STRATEGIES
+from pipeline.tasks import Task
+
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FETCHED = ["*.json", "*.safetensors", "*.yaml", "*.txt", "*.jinja", "*.model"]
+"""What is fetched of a repository: no pickled weights, no code."""
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a saved model is."""
+
+    name: str
+    """As it was asked for."""
+    folder: Path
+    """Weights, config and tokenizer or image processor."""
+    run: Path | None
+    """Folder of the config.yaml that it was trained with; None when there is none."""
+    commit: str | None = None
+    """Of a repository of the hub: the commit that was read."""
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter, to be put on its base."""
+        return (self.folder / ADAPTER).is_file()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its config.json; empty, when it has none."""
+        path = self.folder / "config.json"
+        return _read_json(path) if path.is_file() else {}
+
+    def describe(self) -> dict[str, Any]:
+        """For files that are handed on: a local folder by its last name alone."""
+        name = self.name if self.commit else self.folder.resolve().name
+        if self.run and not self.commit and self.run != self.folder:
+            name = self.run.resolve().name
+        return {"name": name, "local": self.commit is None, "revision": self.commit}
+
+
+def find(name: str | Path, revision: str | None = None) -> Saved:
+    """The saved model that a folder is, or that a repository of the hub holds at a revision.
+
+    Raises ConfigError when there is none, or when the run there is not finished.
+    """
+    given = str(name)
+    if Path(locate(given, what="model")).is_dir():
+        if revision is not None:
+            raise ConfigError(f"revision: {given} is a local folder, which has no revisions; leave it out")
+        return _in_folder(given, Path(given).expanduser())
+    return _on_hub(given, revision)
+
+
+def _in_folder(name: str, folder: Path) -> Saved:
+    has_config = (folder / "config.yaml").is_file()
+    if (folder / "model").is_dir():
+        return Saved(name, folder / "model", folder if has_config else None)
+    if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
+        above = folder.resolve().parent
+        inside = folder.resolve().name == "model" and (above / "config.yaml").is_file()
+        return Saved(name, folder, folder if has_config else above if inside else None)
+    if has_config:
+        raise ConfigError(f"model: the run in {name} has no model/ yet; finish it with the command that began it")
+    raise ConfigError(
+        f"model: {name} holds no model (a config.json or an {ADAPTER} with weights beside it) and is no run folder"
+    )
+
+
+def _on_hub(name: str, revision: str | None) -> Saved:
+    prepare_hub({"model": name}, revision=revision)
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=FETCHED))
+    except LocalEntryNotFoundError as error:
+        at = f" at revision {revision}" if revision else ""
+        raise ConfigError(f"model: {name}{at} is not in the local cache, and the hub is not reached") from error
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise ConfigError(f"model: {name} cannot be read from the hub: {str(error).splitlines()[0]}") from error
+    found = _in_folder(name, folder)
+    return Saved(name, found.folder, found.run, commit=folder.name)
+
+
+def settings_of(saved: Saved, config: str | Path | Mapping[str, Any] | None = None, overrides: Overrides = ()) -> Any:
+    """The configuration of a saved model: that of its run, or another one, with the overrides."""
+    if config is None and saved.run is None:
+        raise ConfigError(
+            f"model: beside {saved.name} stands no config.yaml that says what it was trained for; name one with "
+            "--config my.yaml (its task and data sections are what counts)"
+        )
+    source = config if config is not None else saved.run / "config.yaml"  # type: ignore[operator]
+    return load(RunConfig, source, overrides, extra_section=user_strategy).model_copy(deep=True)
+
+
+def as_start(saved: Saved, config: Any, base_model: str | None = None) -> Any:
+    """The configuration with this model as its start, or the base of this adapter, and without strategies.
+
+    The tokenizer, or the image processor, is that beside the saved model.
+    """
+    known: dict[str, Any] = {"attn_implementation": config.model.attn_implementation}
+    if not saved.is_adapter:
+        if base_model is not None:
+            raise ConfigError(f"base_model: {saved.name} is a whole model, not an adapter; leave it out")
+        known["model_name_or_path"] = str(saved.folder)
+    else:
+        base = base_of(saved, config, base_model)
+        known |= {"model_name_or_path": base.model_name_or_path, "revision": base.revision}
+    if (saved.folder / "tokenizer_config.json").is_file():
+        known["tokenizer_name_or_path"] = str(saved.folder)
+    off = dict.fromkeys(STRATEGIES)
+    return config.model_copy(update={"model": ModelConfig(**known), "extensions": {}, **off})
+
+
+def base_of(saved: Saved, config: Any, base_model: str | None) -> ModelConfig:
+    """Which base an adapter is put on: the one asked for, else that of the run, else that the adapter names."""
+    if base_model is not None:
+        return ModelConfig(model_name_or_path=base_model)
+    if config is not None and config.model.model_name_or_path is not None and saved.run is not None:
+        return ModelConfig(model_name_or_path=config.model.model_name_or_path, revision=config.model.revision)
+    named = _read_json(saved.folder / ADAPTER)
+    if not named.get("base_model_name_or_path"):
+        raise ConfigError(f"base_model: {saved.name} is an adapter and does not say on what; name its base")
+    return ModelConfig(model_name_or_path=named["base_model_name_or_path"], revision=named.get("revision"))
+
+
+def recall_task(saved: Saved, config: Any, splits: Mapping[str, Any]) -> Task:
+    """The task of a saved model, knowing what training found out; `config` is that of `as_start`.
+
+    `splits` are labelled rows to be scored. No weight is read.
+    """
+    task = make_task(config)
+    task.recall(saved.settings, splits)
+    ready(saved, config, task)
+    return task
+
+
+def ready(saved: Saved, config: Any, task: Task) -> None:
+    """Give a task that knows its labels its tokenizer, and let it look at the outline of the model."""
+    try:
+        prepare_hub({"model.model_name_or_path": config.model.model_name_or_path}, revision=config.model.revision)
+        use_processing(config, task)
+        check_model(config, task)
+    except ConfigError as error:
+        raise _about_base(saved, error) from error
+
+
+def load_model(saved: Saved, config: Any, task: Task) -> nn.Module:
+    """The model with its weights, an adapter on its base, in fp32 on the processor and ready for evaluation.
+
+    Raises ConfigError when weights are missing, damaged, or do not belong together.
+    """
+    if not saved.is_adapter:
+        model: nn.Module = from_checkpoint(
+            config.model,
+            model_class=task.model_class,
+            model_kwargs=task.model_kwargs(),
+            tokenizer=task.tokenizer,
+            new_parameters=None if task.head_modules else task.new_parameters,
+        )
+    else:
+        try:
+            base = start_model(config, task)
+        except ConfigError as error:
+            raise _about_base(saved, error) from error
+        model = put_on(base, saved)
+    task.accept(model)
+    return model.eval()
+
+
+def put_on(base: nn.Module, saved: Saved) -> nn.Module:
+    """The adapter on its base. Raises ConfigError unless every tensor of the adapter has its place there."""
+    from peft import PeftModel, get_peft_model_state_dict  # costs seconds to import, and only adapters need it
+
+    weights = saved.folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        raise ConfigError(f"model: {saved.name} has an {ADAPTER} and no {ADAPTER_WEIGHTS} beside it")
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing is said below
+            model = PeftModel.from_pretrained(base, str(saved.folder))
+        with safe_open(weights, framework="pt") as file:
+            stored = set(file.keys())
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise ConfigError(f"model: the adapter {saved.name} does not go on its base: {said}") from error
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if strange := sorted(stored ^ wanted):
+        raise ConfigError(
+            f"model: the adapter {saved.name} was made for another base: {len(strange)} tensors have no counterpart, "
+            f"such as {strange[0]}; name its base with --base_model"
+        )
+    return model
+
+
+def _about_base(saved: Saved, error: ConfigError) -> ConfigError:
+    """The same problems, where the start is the base of an adapter."""
+    if not saved.is_adapter:
+        return error
+    key = "model.model_name_or_path:"
+    of_base = [problem.replace(key, "base_model:") for problem in error.problems]
+    if of_base == error.problems:
+        return error
+    return ConfigError(
+        [*of_base, f"{saved.name} is an adapter; where its base is elsewhere, name it with --base_model"]
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: holds no JSON object")
+    return found
