@@ -15,11 +15,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.hub_server import Hub
+from tests.hub_server import HUB, Hub
 from tests.promises import show
 
-# Before any Hugging Face import: their packages read these once. The hub answers nobody until a test asks for it.
-HUB = Hub()
+# Before any Hugging Face import: their packages read these once.
 _HOME = tempfile.mkdtemp(prefix="graft-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ.update(
@@ -105,7 +104,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     """The tests' hub (tests/hub_server.py), empty; this process uses it as `owner`, with an empty cache.
 
     For processes there is `tests.hub_online.environment`; a module that shares pushed models makes a fixture of its own
-    from `tests.hub_online.online` and `tests.conftest.HUB`.
+    from `tests.hub_online.online` and `tests.hub_server.HUB`.
     """
     from tests.hub_online import online  # imports datasets and evaluate
 

@@ -238,3 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """`hub.requests` holds them."""
+
+
+HUB = Hub()
+"""That of this process, to which HF_ENDPOINT points (tests/conftest.py); it answers nobody until a test asks for it."""
