@@ -18,7 +18,7 @@ from pipeline.data_report import print_data
 from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
-from pipeline.prepare import BuildModel, prepare, whole_model
+from pipeline.prepare import BuildModel, prepare, script_of, whole_model
 from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
 from pipeline.reading import read
 from pipeline.reports.card import write_card
@@ -84,11 +84,15 @@ def run_recipe(
     *,
     build_model: BuildModel = whole_model,
     datasets: Mapping[str, Any] | None = None,
+    command: Sequence[str] = (),
 ) -> Run:
-    """Train by a recipe, then draw the curves and write the card from the run folder."""
+    """Train by a recipe, then draw the curves and write the card from the run folder.
+
+    `command` is what was typed, for the manifest and the card.
+    """
     config = read_config(name, source, overrides)
     with StopRequest() as stop:
-        prepared = prepare(config, build_model=build_model, datasets=datasets, stop=stop, recipe=name)
+        prepared = prepare(config, build_model=build_model, datasets=datasets, stop=stop, recipe=name, command=command)
         run = train(prepared, stop)
         prepared.processes.close()
     if prepared.accelerator.is_main_process:
@@ -126,7 +130,8 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
             if prepared.accelerator.is_main_process:
                 print_plan(prepared)
         else:
-            say(_last_words(run_recipe(name, source, given, build_model=build_model)))
+            typed = _typed(name, [*([source] if source else []), *given], script_of(build_model))
+            say(_last_words(run_recipe(name, source, given, build_model=build_model, command=typed)))
     except (UserError, Disagreement) as error:
         say(f"graft {name}: {error}")
         code = exit_code(error)
@@ -164,8 +169,19 @@ def _going_on(arguments: Sequence[str]) -> list[str]:
                 left.pop(0)
         else:
             found.append(word)
+    return [*found, "--checkpoint.resume", "auto", *_on_processes()]
+
+
+def _typed(name: str, words: Sequence[str], script: str | None) -> list[str]:
+    """The command that starts this run from nothing."""
+    if script:
+        return ["accelerate", "launch", *_on_processes(), script, *words]
+    return ["graft", name, *words, *_on_processes()]
+
+
+def _on_processes() -> list[str]:
     world = os.environ.get("WORLD_SIZE", "1")
-    return [*found, "--checkpoint.resume", "auto", *(["--num_processes", world] if world != "1" else [])]
+    return ["--num_processes", world] if world != "1" else []
 
 
 def _leave(error: RunFailed | OtherProcessFailed, again: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,10 +18,12 @@ from pipeline import models
 from pipeline.accelerator import PACKAGE, asked_to_shard, make_accelerator
 from pipeline.config import saying_where
 from pipeline.errors import ConfigError
+from pipeline.models import license_of
 from pipeline.optim import Movement, apply, movements
 from pipeline.output import check_output
 from pipeline.processes import Processes
 from pipeline.reading import Data, read
+from pipeline.safe_text import masked, without_paths
 from pipeline.settings import check, start_of, strategies_of
 from pipeline.stopping import StopRequest
 from pipeline.strategies import Strategy
@@ -44,6 +46,8 @@ class Prepared:
     """The file of a `build_model` of the user's own."""
     start_weights: str | None = None
     """Hash of the start model, for a task that compares with it."""
+    command: tuple[str, ...] = ()
+    """What was typed to start the run; empty when it was started from Python."""
     in_memory: bool = False
     """Whether the rows were handed over from Python, so that no file tells where they are."""
 
@@ -70,12 +74,30 @@ class Prepared:
         """Recipe, model and data for the manifest; a local folder by its last name alone."""
         name = self.config.model.model_name_or_path
         local = name is not None and Path(name).exists()
-        model = {"name": Path(name).name if local else name, "local": local, "revision": self.config.model.revision}
+        revision = self.config.model.revision
+        model = {"name": Path(name).name if local else name, "local": local, "revision": revision}
+        if name is not None and self.processes.is_main:
+            model |= license_of(name, revision)
         data = {
             split: {"rows": self.data.sizes[split], "fingerprint": self.fingerprints[split]} for split in self.splits
         }
-        start = {"recipe": self.recipe, "script": self.script, "rows_in_memory": self.in_memory}
-        return {**start, "model": model, "data": data}
+        start: dict[str, Any] = {"recipe": self.recipe, "script": self.script, "rows_in_memory": self.in_memory}
+        start |= {"command": [without_paths(masked(word)) for word in self.command] or None}
+        return {**start, "model": model, "dataset": self._dataset(), "data": data}
+
+    def _dataset(self) -> dict[str, Any] | None:
+        """The hub dataset of the rows: its name, and which of its splits is which of ours; None for other rows."""
+        data = self.config.data
+        if data.dataset_name is None or self.in_memory:
+            return None
+        names = (data.dataset_train_split, data.dataset_validation_split, data.dataset_test_split)
+        return {
+            "name": data.dataset_name,
+            "config": data.dataset_config,
+            "revision": data.dataset_revision,
+            "splits": dict(zip(("train", "validation", "test"), names, strict=True)),
+            "max_eval_samples": data.max_eval_samples,
+        }
 
 
 BuildModel = Callable[[Any, Task], nn.Module]
@@ -138,6 +160,7 @@ def prepare(
     datasets: Mapping[str, Any] | None = None,
     stop: StopRequest | None = None,
     recipe: str = "train",
+    command: Sequence[str] = (),
 ) -> Prepared:
     """Check, read, encode and build, cheap things first. Raises ConfigError or DataError with all problems found.
 
@@ -152,7 +175,13 @@ def prepare(
             processes.meet(error)
             raise
         processes.meet()
-    return replace(prepared, recipe=recipe, script=script_of(build_model), in_memory=datasets is not None)
+    return replace(
+        prepared,
+        recipe=recipe,
+        script=script_of(build_model),
+        command=tuple(command),
+        in_memory=datasets is not None,
+    )
 
 
 def _checked(config: Any, datasets: Mapping[str, Any] | None) -> Accelerator:

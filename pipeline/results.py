@@ -33,6 +33,9 @@ def results_of(
     total, trainable = parameters[0], parameters[1] if training.total_steps else 0
     return {
         "task": config.task.name,
+        "purpose": task.purpose,
+        "model_class": task.model_class,
+        "pipeline_tag": task.pipeline_tag,
         "start": start_of(config),
         "strategies": list(prepared.strategies),
         "steps": state.step,

@@ -18,6 +18,11 @@ CREDENTIAL = re.compile(
     r"|(?<=://)[^/\s@'\"]+(?=@)"
 )
 """Access tokens by the beginnings their makers gave them, and what stands before the @ of an address."""
+FOLDERS = re.compile(
+    r"(?<![\w/\\.:~-])(?:file:/{2})?(?:~[\w-]*|[A-Za-z]:)?"
+    r"[/\\]+(?:[^\s/\\'\",;=\[\]{}][^/\\'\",;=\[\]{}]*[/\\]+)*(?=[^\s/\\])"
+)
+"""The folders of an absolute path, up to its last name; a name may have spaces in it."""
 SECRET_NAME = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$", re.IGNORECASE)
 SHORTEST_SECRET = 8
 MASK = "***"
@@ -38,6 +43,14 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
 def has_credential(text: str) -> bool:
     """Whether a token or an address with a user name or password in it stands in the text."""
     return CREDENTIAL.search(text) is not None
+
+
+def without_paths(word: str) -> str:
+    """One word of a command, or one name, in which an absolute path has become its last name.
+
+    Not for sentences: between two paths they would be taken for one.
+    """
+    return FOLDERS.sub("", word)
 
 
 def masked(text: str) -> str:

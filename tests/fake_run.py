@@ -53,6 +53,9 @@ def fake_run(
     write(folder / "metrics.jsonl", "".join(json.dumps(event) + "\n" for event in events))
     base_results = {
         "task": "causal_lm",
+        "purpose": "goes on writing where a text ends",
+        "model_class": "AutoModelForCausalLM",
+        "pipeline_tag": "text-generation",
         "start": "checkpoint",
         "strategies": list(strategies),
         "name": folder.name,

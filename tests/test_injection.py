@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import unicodedata
 from html.parser import HTMLParser
@@ -116,22 +117,42 @@ def test_a_card_holds_only_our_own_tags(hostile: str, tmp_path: Path) -> None:
             "strategies": [hostile],
             "label_names": [hostile],
             "task": hostile,
+            **dict.fromkeys(("purpose", "model_class", "pipeline_tag"), hostile),
+            "notes": [hostile],
+            "forgetting": {hostile: 0.5},
+            "bias": {hostile: 0.5},
+            "intervals": {"validation": {hostile: [0.4, 0.6]}},
         },
         manifest={
+            **dict.fromkeys(("recipe", "mixed_precision", "started"), hostile),
+            "command": ["graft", "lora", hostile],
+            "dataset": {"name": hostile, "config": hostile, "revision": hostile, "splits": {"validation": hostile}},
             "versions": {"torch": hostile, hostile: "1"},
             **dict.fromkeys(("cpu", "device", "platform", "python", "git_commit", "graft_version"), hostile),
-            "model": {"name": hostile, "revision": hostile},
+            "model": {
+                "name": hostile,
+                **dict.fromkeys(("revision", "license", "license_name", "license_link"), hostile),
+            },
             "data": {hostile: {"rows": 3, "fingerprint": hostile}},
         },
     )
-    text = write_card(run).read_text()
+    (run / "config.yaml").write_text(yaml.safe_dump({hostile: {hostile: hostile}, "optim": {"name": hostile}}))
+    rows = {"labels": {hostile: 3}, "truncated": 1, "truncated_share": 0.5, "max_length": 4}
+    (run / "data.json").write_text(json.dumps({"train": rows, hostile: {"in_train": {"normalized": 1, "share": 0.5}}}))
+    assert_card(write_card(run))
+    assert_card(write_card(run, "me/it", hub_base_model_id=hostile, merged=True))
+
+
+def assert_card(card: Path) -> None:
+    text = card.read_text()
     found = re.match(r"---\n(.*?)\n---\n\n(.*)", text, re.S)  # as the hub cuts it
     assert found is not None
     metadata = yaml.safe_load(found[1])
     assert set(metadata) <= {
-        *("base_model", "base_model_relation", "library_name", "pipeline_tag", "tags", "metrics", "model-index")
+        *("base_model", "base_model_relation", "library_name", "pipeline_tag", "tags", "metrics", "model-index"),
+        *("license", "license_name", "license_link", "datasets"),
     }
-    assert driving(str(metadata)) == [] and "base_model" not in metadata
+    assert driving(str(metadata)) == [] and not {"base_model", "datasets", "license_link"} & set(metadata)
     assert_inert(found[2])
 
 

@@ -33,7 +33,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    code = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("pipeline/**/*.py")}
+    code = {
+        path.relative_to(ROOT).as_posix() for path in ROOT.glob("pipeline/**/*") if path.suffix in (".py", ".jinja")
+    }
     code |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/**/*") if path.suffix in (".py", ".yaml")}
     code |= {f"pipeline/accelerate_configs/{path.name}" for path in ROOT.glob("accelerate_configs/*.yaml")}
     assert len(code) > 40 and code <= names

@@ -15,6 +15,7 @@ from pipeline.models.inspect import (
     lora_target_modules,
     parameter_table,
 )
+from pipeline.models.license import license_of
 from pipeline.models.load import checkpoint_labels, from_checkpoint
 from pipeline.models.memory import free_memory, memory_estimate
 from pipeline.models.outline import check_start, outline
@@ -38,6 +39,7 @@ __all__ = [
     "initialize",
     "is_hub_id",
     "layer_prefixes",
+    "license_of",
     "load_image_processor",
     "load_tokenizer",
     "locate",

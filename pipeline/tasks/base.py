@@ -52,6 +52,10 @@ class Task:
     """The keys of the data section that say what this task's rows are; the other ones of their kind are refused."""
     model_class: ClassVar[str]
     """Name of the transformers auto class, such as `AutoModelForCausalLM`."""
+    pipeline_tag: ClassVar[str | None] = None
+    """What the hub calls such models, `text-classification` say; None where it has no name for them."""
+    purpose: str = ""
+    """What the model does, in the words that end the sentence "A model that ..."."""
     head_modules: ClassVar[tuple[str, ...]] = ()
     """Names of the modules a checkpoint may lack because the task brings them new. They are always trained and saved,
     also when everything else is frozen or adapted."""

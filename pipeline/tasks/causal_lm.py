@@ -67,8 +67,8 @@ class CausalLM(Task):
         "packing",
     )
     model_class = "AutoModelForCausalLM"
+    pipeline_tag, purpose = "text-generation", "goes on writing where a text ends"
     end_mark: int | None = None  # of the chat template, where it is not EOS
-    main_metric = "loss"
 
     @property
     def prompted(self) -> bool:

@@ -55,6 +55,8 @@ class Embedding(Task):
 
     reads = ("text_column", "label_column")
     model_class = "AutoModel"
+    pipeline_tag = "sentence-similarity"
+    purpose = "turns texts into vectors that are close together when the texts belong together"
 
     def __init__(self, config: Any, data: Any):
         super().__init__(config, data)

@@ -43,6 +43,7 @@ class ImageClassification(Task):
     modality = "image"
     reads = ("image_column", "label_column", "label_names")
     model_class = "AutoModelForImageClassification"
+    pipeline_tag, purpose = "image-classification", "says which of several classes an image belongs to"
     head_modules = ("classifier", "pooler")
     main_metric = "accuracy"
 

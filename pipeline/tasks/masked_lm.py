@@ -32,6 +32,7 @@ class MaskedLM(Task):
 
     reads = ("text_column", "packing")
     model_class = "AutoModelForMaskedLM"
+    pipeline_tag, purpose = "fill-mask", "fills in the masked words of a text"
     head_modules = ("cls", "lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector", "predictions")
     main_metric = "loss"
 

@@ -62,6 +62,7 @@ class MultipleChoice(Task):
 
     reads = ("text_column", "choices_column", "label_column")
     model_class = "AutoModelForMultipleChoice"
+    pipeline_tag, purpose = "multiple-choice", "chooses among several answers or endings"
     head_modules = ("classifier", "pre_classifier", "sequence_summary", "logits_proj", "pooler")
     main_metric = "accuracy"
 

@@ -49,6 +49,8 @@ class Preference(Task):
 
     reads = ("prompt_column", "messages_column", "chosen_column", "rejected_column")
     model_class = "AutoModelForCausalLM"
+    pipeline_tag = "text-generation"
+    purpose = "answers, and was taught by pairs of answers which of two is the better one (DPO)"
     main_metric = "reward_accuracy"
 
     @property

@@ -47,6 +47,7 @@ class QuestionAnswering(Task):
 
     reads = ("question_column", "context_column", "answers_column")
     model_class = "AutoModelForQuestionAnswering"
+    pipeline_tag, purpose = "question-answering", "finds the words of a text that answer a question"
     head_modules = ("qa_outputs", "classifier")
     main_metric = "squad_f1"
     nothing_to_learn = "have a question that leaves no room for the context"

@@ -40,6 +40,7 @@ class Seq2Seq(Task):
 
     reads = ("text_column", "target_column")
     model_class = "AutoModelForSeq2SeqLM"
+    pipeline_tag, purpose = "text2text-generation", "writes the target text that belongs to a source text"
     main_metric = "loss"
 
     def __init__(self, config: Any, data: Any):

@@ -41,6 +41,7 @@ class TextClassification(Task):
 
     reads = ("text_column", "label_column", "label_names")
     model_class = "AutoModelForSequenceClassification"
+    pipeline_tag = "text-classification"
     head_modules = ("classifier", "pre_classifier", "score", "classification_head", "sequence_summary", "pooler")
 
     def __init__(self, config: Any, data: Any):
@@ -54,6 +55,11 @@ class TextClassification(Task):
             "single_label_classification": "accuracy",
             "multi_label_classification": "multilabel_f1_macro",
             "regression": "spearman",
+        }[config.problem_type]
+        self.purpose = {
+            "single_label_classification": "says which of several classes a text belongs to",
+            "multi_label_classification": "says which of several labels apply to a text, any number of them",
+            "regression": "gives a text a number",
         }[config.problem_type]
 
     @property

@@ -57,6 +57,7 @@ class TokenClassification(Task):
 
     reads = ("text_column", "label_column", "label_names")
     model_class = "AutoModelForTokenClassification"
+    pipeline_tag, purpose = "token-classification", "labels the words of a text"
     head_modules = ("classifier", "score")
     main_metric = "f1"
 

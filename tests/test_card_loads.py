@@ -1,0 +1,109 @@
+"""The lines of a card that load its model, executed: every task with every strategy, from the folder it was left in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from pipeline.api import read_config
+from pipeline.evaluation import collate
+from pipeline.export import logits_of
+from pipeline.prepare import prepare
+from pipeline.reports import write_card
+from pipeline.run import train
+from pipeline.strategies import STRATEGIES
+from pipeline.tasks import TASKS, Task
+from tests.synthetic import RECIPE_OF, checkpoint_for, data_of, settings
+
+ALL = [(task, strategy) for task in TASKS for strategy in (None, *STRATEGIES)]
+STATEMENTS = 3
+
+
+@dataclass
+class Finished:
+    """A run folder, and what its model said about one batch before it was saved."""
+
+    folder: Path
+    task: Task
+    batch: dict[str, torch.Tensor]
+    logits: torch.Tensor
+    labels: Any
+
+
+class Runs(dict[tuple[str, str | None], Finished]):
+    """Runs of a few steps, each made when it is first asked for."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, key: tuple[str, str | None]) -> Finished:
+        task, strategy = key
+        place = self.folder / f"{task}-{strategy}"
+        checkpoint = checkpoint_for(task, place / "start")
+        given = settings(task, strategy, checkpoint, place / "run", eval_batch_size=3)
+        config = read_config(RECIPE_OF[strategy], given)
+        prepared = prepare(config, datasets=data_of(config), recipe=RECIPE_OF[strategy])
+        run = train(prepared)
+        batch = collate(prepared.task, prepared.splits["validation"], np.arange(3), seed=0, epoch=0)
+        logits = logits_of(run.model, prepared.task, batch)
+        self[key] = Finished(run.output_dir, prepared.task, batch, logits, run.results["label_names"])
+        return self[key]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+def python_of(card: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)\n```", card.read_text(), re.S)
+
+
+def executed(code: str) -> Mapping[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile(code, "card", "exec"), names)
+    return names
+
+
+def model_in(names: Mapping[str, Any]) -> Any:
+    """What was loaded: a pipeline's model, the transformer of a sentence-transformers model, or a model."""
+    if "pipe" in names:
+        return names["pipe"].model
+    return names["model"][0].auto_model if "vectors" in names else names["model"]
+
+
+def assert_same(names: Mapping[str, Any], run: Finished) -> None:
+    model = model_in(names)
+    assert torch.allclose(logits_of(model.cpu(), run.task, run.batch), run.logits, atol=1e-6)
+    if run.labels:
+        assert list(model.config.id2label.values()) == run.labels
+    assert {"pipe", "vectors", "tokenizer", "processor"} & set(names)
+
+
+def test_the_matrix_is_whole() -> None:
+    assert len(ALL) == len(TASKS) * (1 + len(STRATEGIES)) >= 30
+    assert all(task.purpose or task.__init__ is not Task.__init__ for task in TASKS.values())
+
+
+@pytest.mark.parametrize(("task", "strategy"), ALL)
+def test_a_card_loads_its_model(task: str, strategy: str | None, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs[task, strategy]
+    card = write_card(run.folder)
+    (code,) = python_of(card)
+    body = code.split("\n\n")[1]
+    assert len(re.findall(r"^\w+ = ", body, re.M)) <= STATEMENTS
+    monkeypatch.chdir(run.folder.parent)
+    assert_same(executed(code), run)
+    text = card.read_text()
+    assert str(run.folder.parent) not in text and "{{" not in text and "{%" not in text
+    assert "A model that " in text and run.task.purpose in text
+    assert ModelCard.load(card).data.pipeline_tag == run.task.pipeline_tag
