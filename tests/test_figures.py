@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.reports import compare, draw_curves
+from pipeline.reports.curves import middle, smooth
 from pipeline.reports.style import COLOURS, look, spread
 from tests.fake_run import HOSTILE, fake_run, four_ways, write
 
@@ -48,6 +51,35 @@ def test_figures_are_drawn_for_every_shape_of_run(tmp_path: Path) -> None:
     (without / "curves.png").unlink()
     assert draw_curves(without) is None and not (without / "curves.png").exists()
     assert compare([without, *shapes], tmp_path / "out").rows[0]["name"] == "train only"
+
+
+def test_a_step_without_a_finite_loss_is_a_gap_with_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, *a, **k: drawn.append(self))
+    run = fake_run(tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    events = [event for line in lines if (event := json.loads(line))["event"] != "train" or event["step"] != 20]
+    events += [{"event": "skipped", "step": 20, "loss": None}, {"event": "train", "step": 21, "loss": float("nan")}]
+    events.remove(next(event for event in events if event["event"] == "train" and event["step"] == 21))
+    write(run / "metrics.jsonl", "".join(json.dumps(event) + "\n" for event in events))
+    draw_curves(run)
+    (axes,) = drawn[0].axes
+    raw, smoothed, marks, validation = axes.lines[:4]
+    for line in (raw, smoothed):
+        steps, values = line.get_xdata(), line.get_ydata()
+        assert [step for step, value in zip(steps, values, strict=True) if math.isnan(value)] == [20, 21]
+    assert list(marks.get_xdata()) == [20, 21] and marks.get_label() == "loss not finite, skipped"
+    assert len(validation.get_xdata()) == 9 and axes.get_xlabel() == "optimizer steps"
+    assert "lower is better" in axes.get_title(loc="left") and drawn[0].texts[0].get_text() == "run: causal_lm"
+
+
+def test_a_smoothed_curve_does_not_lag() -> None:
+    falling = [5 - 0.01 * step for step in range(200)]
+    assert smooth(falling) == pytest.approx(falling)
+    assert smooth([1.0, 2.0, 4.0]) == [1.0, 2.0, 4.0] and smooth([1.0]) == [1.0]
+    noisy = [1 + (-1) ** step for step in range(200)]
+    assert all(0.8 < value < 1.2 for value in smooth(noisy))
+    assert middle([9.0, *[float(step) for step in range(100)], 1e6, 1e6]) == (11.0, 99.0)
 
 
 def test_the_figure_shows_every_run_and_the_line_of_the_untouched_one(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.reports.read import Points, Run, read_run
+from pipeline.reports.read import Points, Run, finite, read_run
 from pipeline.reports.style import COLOURS, SOFT, figure
 from pipeline.reports.text import number
 
@@ -48,7 +49,7 @@ def subtitle(run: Run) -> str:
         return "the model as it was, not trained"
     how = " + ".join(results.get("strategies") or []) or "all weights"
     start = "from random weights" if results.get("start") == "random" else "from a checkpoint"
-    return f"{how} {start}, {results['steps']:,} steps"
+    return f"{how} {start}, {results['steps']:,} step{'' if results['steps'] == 1 else 's'}"
 
 
 def draw_panel(axes: Axes, training: Points, evaluated: Points, name: str, run: Run) -> None:
@@ -59,10 +60,7 @@ def draw_panel(axes: Axes, training: Points, evaluated: Points, name: str, run: 
     axes.set_xlabel("optimizer steps")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     if training[0]:
-        axes.plot(*training, color=TRAINING, alpha=0.25, linewidth=1)
-        alone = {"marker": "o", "markersize": 5} if len(training[0]) == 1 else {}
-        label = "training" if alone else "training (smoothed)"
-        axes.plot(training[0], smooth(training[1]), color=TRAINING, label=label, **alone)  # type: ignore[arg-type]
+        draw_training(axes, training, not_finite(run) if name == "loss" else [])
     if evaluated[0]:
         marker = {"marker": "o", "markersize": 5} if len(evaluated[0]) <= 40 else {}
         axes.plot(*evaluated, color=VALIDATION, label="validation", **marker)  # type: ignore[arg-type]
@@ -70,11 +68,46 @@ def draw_panel(axes: Axes, training: Points, evaluated: Points, name: str, run: 
     if training[0] and evaluated[0]:
         axes.legend(frameon=False, labelcolor="linecolor", loc="best", handlelength=1.4)
     low, high = limits([*smooth(training[1]), *evaluated[1]], evaluated[1] or training[1])
+    low, high = (min(low, *middle(training[1])), max(high, *middle(training[1]))) if training[1] else (low, high)
     axes.set_ylim(low, high)
     axes.margins(x=0.03)
     if len({*training[0], *evaluated[0]}) == 1:
         axes.set_xticks([*training[0], *evaluated[0]][:1])
     axes.set_autoscaley_on(False)
+
+
+def draw_training(axes: Axes, training: Points, gaps: list[float]) -> None:
+    """What was logged, thin, and its smoothed course; a step whose loss was not finite is a gap with a mark below."""
+    steps, values = training
+    alone: dict[str, Any] = {"marker": "o", "markersize": 5} if len(steps) == 1 else {}
+    axes.plot(*with_gaps(steps, values, gaps), color=TRAINING, alpha=0.3, linewidth=1)
+    label = "training" if alone else "training (smoothed)"
+    axes.plot(*with_gaps(steps, smooth(values), gaps), color=TRAINING, label=label, **alone)
+    if gaps:
+        mark = {"marker": "|", "markersize": 9, "markeredgewidth": 1.6, "linestyle": "none", "clip_on": False}
+        at = axes.get_xaxis_transform()
+        axes.plot(gaps, [0.0] * len(gaps), color=COLOURS[1], transform=at, label="loss not finite, skipped", **mark)  # type: ignore[arg-type]
+
+
+def not_finite(run: Run) -> list[float]:
+    """Steps at which a loss is on record that is no finite number."""
+    found = {
+        row["step"] for row in run.events if row["event"] in ("train", "skipped") and finite(row.get("loss")) is None
+    }
+    return sorted(found - set(run.series("train", "loss")[0]))
+
+
+def with_gaps(steps: list[float], values: list[float], gaps: list[float]) -> Points:
+    """The points, with a NaN at each gap, where a line breaks."""
+    points = sorted([*zip(steps, values, strict=True), *((step, math.nan) for step in gaps)])
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def middle(values: list[float]) -> tuple[float, float]:
+    """The range of all values but the lowest and the highest 3 %, and the first tenth, where losses are high."""
+    settled = sorted(values[len(values) // 10 :])
+    cut = len(settled) * 3 // 100
+    return settled[cut], settled[-1 - cut]
 
 
 def mark_best(axes: Axes, evaluated: Points, name: str, run: Run) -> None:
@@ -89,15 +122,16 @@ def mark_best(axes: Axes, evaluated: Points, name: str, run: Run) -> None:
     axes.annotate(text, (1, 1), (0, 10), "axes fraction", "offset points", color=VALIDATION, ha="right", va="baseline")
 
 
-def smooth(values: list[float], share: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its start (Kingma and Ba 2015, section 3)."""
-    result: list[float] = []
-    mean, weight = 0.0, 0.0
-    share = min(share, 1 - 1 / max(1.0, len(values) / 10))
-    for value in values:
-        mean, weight = share * mean + (1 - share) * value, share * weight + (1 - share)
-        result.append(mean / weight)
-    return result
+def smooth(values: list[float], most: int = 12) -> list[float]:
+    """Mean of each value and as many before as after it, at most `most` on a side; a straight line at the ends.
+
+    That is the filter of Savitzky and Golay (1964) of degree 1. One that looked back only would lie above a falling
+    curve, and a training loss would seem to be higher than the validation loss where it is not.
+    """
+    from scipy.signal import savgol_filter  # only a run that draws pays for the import
+
+    reach = min(most, len(values) // 10)
+    return [float(value) for value in savgol_filter(values, 2 * reach + 1, 1)] if reach else values
 
 
 def limits(values: list[float], focus: list[float]) -> tuple[float, float]:
