@@ -7,8 +7,6 @@ RENAMED: dict[str, str] = {
     "training": "train",
     "trainer": "train",
     "evaluation": "eval",
-    "dataset": "data.dataset_name",
-    "datasets": "data.dataset_name",
     "peft": "lora",
     "checkpointing": "checkpoint",
     # model
@@ -142,6 +140,11 @@ INSTEAD: dict[str, str] = {
     "eval_strategy": "set eval.eval_steps to evaluate every so many steps",
     "evals_per_epoch": "set eval.eval_steps to evaluate every so many steps",
     "save_strategy": "set checkpoint.save_steps to save every so many steps",
+    "dataset": "name files in data.train_file, or a dataset of the hub in data.dataset_name",
+    "datasets": "name files in data.train_file, or a dataset of the hub in data.dataset_name",
+    "dataset_dir": "paths in data.train_file count from the folder you are in; leave it out",
+    "save_only_model": "a run can always be gone on with; how much is kept says checkpoint.save_total_limit",
+    "plot_loss": "curves.png is drawn after every run; leave it out",
     "overwrite_output_dir": "set checkpoint.resume: never to start over, auto to continue",
     "hub_token": TOKEN,
     "hf_token": TOKEN,
@@ -160,7 +163,7 @@ INSTEAD: dict[str, str] = {
     "use_cpu": "choose the device with `accelerate launch --cpu`",
     "do_train": "the command says it: `graft train`",
     "do_eval": "validation runs whenever there are validation rows",
-    "stage": "set `task:` (causal_lm, text_classification, ...)",
+    "stage": "set `task:` (causal_lm for sft and pt, preference for dpo, ...)",
     "task_name": "set `task:`",
     "task_type": "set `task:`",
     "group_by_length": "set train.train_sampling_strategy: group_by_length",
@@ -181,6 +184,18 @@ TASK_NAMES: dict[str, str] = {
     "dpo": "preference",
 }
 """What other tools call a task -> its name here."""
+ONLY_MARKED = (
+    "answers that are only marked good or bad (KTO) are not learned from; give pairs of answers to task: preference, "
+    "or the good rows alone to task: causal_lm"
+)
+NO_TASK: dict[str, str] = {
+    "kto": ONLY_MARKED,
+    **dict.fromkeys(
+        ("rm", "reward", "reward_modeling", "ppo", "grpo", "orpo", "simpo"),
+        "is not done here; preferences are learned from pairs of answers by task: preference (DPO)",
+    ),
+}
+"""What other tools call a task that is not there -> what to do."""
 SCALAR_SECTIONS: dict[str, str] = {
     "optim": "name",
     "model": "model_name_or_path",

@@ -209,10 +209,10 @@ def _alone(forward: Forward, share: Share) -> tuple[list[Part], list[float]]:
             out_of_memory.release()
             size //= 2
             continue
-        parts.append(part)
+        parts.append(_on_the_processor(part))
         total = [total[0] + loss, total[1] + terms]
         first += size
-    return parts or [_none_of(forward(share.order[:1])[0])], total
+    return parts or [_on_the_processor(_none_of(forward(share.order[:1])[0]))], total
 
 
 def _together(forward: Forward, share: Share) -> tuple[list[Part], list[float]]:
@@ -223,10 +223,15 @@ def _together(forward: Forward, share: Share) -> tuple[list[Part], list[float]]:
             break
         rows = share.mine[number * share.batch_size : (number + 1) * share.batch_size]
         part, loss, terms = forward(rows if len(rows) else share.order[:1])
-        parts.append(part if len(rows) else _none_of(part))
+        parts.append(_on_the_processor(part if len(rows) else _none_of(part)))
         if len(rows):
             total = [total[0] + loss, total[1] + terms]
     return parts, total
+
+
+def _on_the_processor(part: Part) -> Part:
+    """Columns that are kept, copied: they take no memory of the device, and a view would keep what it is a view of."""
+    return {key: value.to("cpu", copy=True) for key, value in part.items()}
 
 
 def _none_of(part: Part) -> Part:
@@ -242,7 +247,6 @@ def _forward(
     with accelerator.autocast():
         loss, logits = task.loss(model, batch)
         found = {**task.postprocess(logits, batch), **task.generate(model, batch)}
-    found = {key: value.clone() for key, value in found.items()}  # a view would keep all of what it is a view of
     return {**found, "row": torch.as_tensor(rows.copy())}, float(loss), task.terms(batch)
 
 
@@ -263,11 +267,8 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
 
 def _gather(parts: list[Part], processes: Processes) -> dict[str, np.ndarray]:
     """All rows of all processes in row order. Plain tensors on the wire: nothing is pickled."""
-    columns = {key: torch.cat([part[key].cpu() for part in parts]) for key in parts[0]}
-    if processes.count > 1:
-        columns = to_device(columns, processes.accelerator.device)
-    everyone = processes.in_row_order(columns)
-    return {key: value.cpu().numpy() for key, value in everyone.items() if key != "row"}
+    everyone = processes.in_row_order({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+    return {key: value.numpy() for key, value in everyone.items() if key != "row"}
 
 
 def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float]:

@@ -29,12 +29,14 @@ class Journal:
         """
         if not self.path.exists():
             return
-        again = {"test"} if evaluated else {"test", "validation"}
+        again = {"test"} if evaluated else {"test", "validation", "sample"}
         kept = []
         for line in self.path.read_text().splitlines():
             try:
                 found = json.loads(line)
-                known = found["step"] < step or (found["step"] == step and found.get("split") not in again)
+                known = found["step"] < step or (
+                    found["step"] == step and found.get("split", found["event"]) not in again
+                )
             except (ValueError, KeyError, TypeError):
                 continue
             if known:

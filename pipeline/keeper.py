@@ -141,7 +141,9 @@ class Keeper:
     def _best_by(self) -> list[Any]:
         """What "best" means in this run; a resumed run that means something else starts to look anew."""
         greater = self.prepared.config.eval.is_greater_better(self.main_metric)
-        return [self.main_metric, greater, self.prepared.fingerprints.get("validation")]
+        task = self.prepared.config.task.model_dump(mode="json")
+        scores = {key: task[key] for key in self.prepared.task.settings_of_scores}
+        return [self.main_metric, greater, self.prepared.fingerprints.get("validation"), scores]
 
     def _is_good(self, step: int) -> bool:
         """As the main process sees it, so that all go on alike."""

@@ -113,9 +113,12 @@ def _log(training: Training, norm: float, seconds: float) -> None:
 def _evaluate(training: Training) -> bool:
     """Evaluate once per step at most and keep count of the best; True when this model is to be kept as the best."""
     state = training.state
-    if training.evaluate is None or state.last_evaluated_step == state.step:
+    if state.last_evaluated_step == state.step:
         return False
     results = training.evaluate(state.step)
+    if not results:  # nothing is scored
+        state.last_evaluated_step = state.step
+        return False
     if training.main_metric not in results:
         raise ConfigError(
             f"eval.metric_for_best_model: {training.main_metric!r} was not reported; {', '.join(results)} were"

@@ -66,6 +66,39 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def earlier_cost(folder: Path) -> dict[str, float]:
+    """What the run in a folder has cost so far; nothing where no manifest can be read: only a count is lost."""
+    try:
+        return json.loads((folder / "manifest.json").read_text()).get("cost", {})
+    except (OSError, ValueError):
+        return {}
+
+
+def cost_of(
+    earlier: Mapping[str, float],
+    *,
+    seconds: float,
+    evaluation_seconds: float,
+    saving_seconds: float,
+    samples: int,
+    tokens: int,
+    peak_memory: int,
+    model_folder: Path,
+) -> dict[str, float]:
+    """What a run has cost, over all its sessions. `earlier`: what the sessions before this one had cost; `samples` and
+    `tokens` are those of all."""
+    seconds += earlier.get("train_seconds", 0.0)
+    return {
+        "train_seconds": round(seconds, 3),
+        "evaluation_seconds": round(evaluation_seconds + earlier.get("evaluation_seconds", 0.0), 3),
+        "saving_seconds": round(saving_seconds + earlier.get("saving_seconds", 0.0), 3),
+        "samples_per_second": round(samples / seconds, 3),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "peak_memory_bytes": max(peak_memory, int(earlier.get("peak_memory_bytes", 0))),
+        "model_size_bytes": folder_size(model_folder),
+    }
+
+
 def restart_peak_memory(device: torch.device) -> None:
     """Count the peak from here on, so that two runs in one process do not share it."""
     if device.type == "cuda":

@@ -189,7 +189,11 @@ def _checked(config: Any, datasets: Mapping[str, Any] | None) -> Accelerator:
     config.train.fsdp = config.train.fsdp or asked_to_shard()
     data = config.data
     sources = (data.validation_file, data.dataset_validation_split, data.validation_split_fraction)
-    check(config, has_validation="validation" in (datasets or {}) or any(sources))
+    check(
+        config,
+        has_validation="validation" in (datasets or {}) or any(sources),
+        has_test="test" in (datasets or {}) or any((data.test_file, data.dataset_test_split)),
+    )
     check_output(config.output_dir, config.checkpoint.resume)
     return make_accelerator(
         config.train.mixed_precision,

@@ -55,13 +55,27 @@ class Processes:
         return [float(value) for value in self.accelerator.reduce(found, "sum")]
 
     def in_row_order(self, own: Rows) -> Rows:
-        """The rows of all processes, on each of them, by their number; those with the number -1 are left out."""
-        if self.count > 1:
+        """The rows of all processes, on each of them, by their number; those with the number -1 are left out.
+
+        They stay where they are: what lies on the processor is not brought to the device for this.
+        """
+        if self.count > 1 and own["row"].device.type == "cpu":
+            own = {key: self._everyones(value) for key, value in own.items()}
+        elif self.count > 1:
             padded = {key: self.accelerator.pad_across_processes(own[key], dim=0, pad_index=-1) for key in own}
             own = {key: self.accelerator.gather(value) for key, value in padded.items()}
         known = own["row"] >= 0
         order = torch.argsort(own["row"][known])
         return {key: value[known][order] for key, value in own.items()}
+
+    def _everyones(self, own: Tensor) -> Tensor:
+        """The rows of all processes on the processor, by rank."""
+        sizes = [int(size) for size in self.share(str(len(own)))]
+        padded = own.new_zeros((max(sizes), *own.shape[1:]))
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(parts, padded, group=self.waiting)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def share(self, text: str) -> list[str]:
         """Every process's text, by rank. Waits for as long as the slowest one works."""
@@ -86,6 +100,15 @@ class Processes:
         for rank, found in enumerate(everyone):
             if found:
                 raise OtherProcessFailed(rank, **json.loads(found))
+
+    def each(self, work: Callable[[], None]) -> None:
+        """Every process does the work alone; what one of them raises ends all."""
+        error = None
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+        self.meet(error)
 
     def on_main(self, work: Callable[[], T]) -> T | None:
         """The main process works while the others wait; what it raises ends all. Returns None on the others."""

@@ -67,10 +67,6 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     streamed = config.data.streaming and datasets is None
     if "train" not in rows and not sources and not streamed:
         raise DataError("data: there are no training rows; give data.train_file or data.dataset_name")
-    if config.eval.bootstrap and not set(rows) - {"train"}:
-        raise ConfigError(
-            "eval.bootstrap: there are no validation or test rows to draw from; give some, or leave it out"
-        )
     stop.poll()
     task.read_labels(rows, models.checkpoint_labels(config.model, task.model_class))
     metrics = check_metrics(config, task, scored=bool(set(rows) - {"train"}))
@@ -78,11 +74,13 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     check_model(config, task)
     corpora = read_sources(config, task, stop) if sources else None
     stream = read_stream(config, task) if streamed else None
-    seen = {split: see(part, task.inputs()) for split, part in rows.items()}
+    scored = [split for split in rows if split != "train" and ("train" in rows or corpora)]
+    seen = {
+        split: see(part, task.inputs(), compared=bool(scored), keep=split != "train") for split, part in rows.items()
+    }
     if corpora:
-        seen["train"] = corpora.seen(list(seen.values()), stop)
-    scored = [split for split in rows if split != "train" and "train" in seen]
-    overlaps = {split: overlap(seen["train"], rows[split], task.inputs()) for split in scored}
+        seen["train"] = corpora.seen([seen[split] for split in scored], stop)
+    overlaps = {split: overlap(seen["train"], seen[split]) for split in scored}
     if refuse and not config.data.allow_overlap:
         _refuse_overlap(config, task, rows, overlaps)
     stop.poll()
@@ -115,6 +113,8 @@ def _refuse_overlap(config: Any, task: Task, rows: Mapping[str, Any], overlaps: 
 
 def _key_of(data: Any, split: str) -> str:
     """The setting that the rows of a split come from."""
+    if split == "validation" and data.validation_split_fraction is not None:
+        return "data.validation_split_fraction"
     return f"data.{split}_file" if vars(data)[f"{split}_file"] is not None else "data"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline import checkpoint
 from pipeline.errors import ConfigError
 from pipeline.output import OF_A_RUN, OURS, is_foreign
+from pipeline.settings import make_task
 
 logger = logging.getLogger("graft")
 
@@ -27,7 +28,8 @@ MAY_CHANGE = {
         *("cache_dir", "max_eval_samples", "max_train_samples", "preprocessing_num_workers", "allow_overlap"),
     },
 }
-"""Settings a resumed run may have otherwise; every other one would make it another run."""
+"""Settings a resumed run may have otherwise; every other one would make it another run. Of the task's own, those that
+stand in its `settings_of_scores` and `settings_of_outputs` may change too."""
 
 
 def identity(
@@ -39,13 +41,15 @@ def identity(
     resumed run still compares with.
     """
     found: dict[str, Any] = {"training rows": fingerprints["train"]}
+    task = make_task(config)
+    may_change = {**MAY_CHANGE, "task": {*task.settings_of_scores, *task.settings_of_outputs}}
     for section, settings in config.model_dump(mode="json").items():
         if section in MAY_CHANGE[""]:
             continue
         if not isinstance(settings, dict):
             found[section] = settings
             continue
-        free = MAY_CHANGE.get(section, set())
+        free = may_change.get(section, set())
         found.update({f"{section}.{key}": value for key, value in settings.items() if key not in free})
     found["train.mixed_precision"] = mixed_precision
     if start_weights is not None:

@@ -18,11 +18,15 @@ def log_samples(
     processes: Processes,
     log: Callable[[Mapping[str, Any]], None],
     *,
-    split: str,
     step: int,
+    split: str | None = None,
 ) -> None:
-    """One event per prompt of the task's settings. All processes call it; the main process writes."""
-    processes.on_main(lambda: _write(model, task, processes, log, {"event": "sample", "split": split, "step": step}))
+    """One event per prompt of the task's settings, beside the scores of a split or alone. All processes call it; the
+    main process writes."""
+    if not task.has_samples:
+        return
+    event = {"event": "sample", **({"split": split} if split else {}), "step": step}
+    processes.on_main(lambda: _write(model, task, processes, log, event))
 
 
 def _write(

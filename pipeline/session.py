@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -18,13 +17,14 @@ from torch import Tensor, nn
 
 from pipeline.bootstrap import Intervals
 from pipeline.config import dump
+from pipeline.data import Stream
 from pipeline.evaluation import collate, evaluate, load_metrics, metric_settings, to_device
 from pipeline.export import check_reload, logits_of, save_model
 from pipeline.files import write_text
 from pipeline.heartbeat import Heartbeat
 from pipeline.keeper import Keeper, sum_of_weights
 from pipeline.loop import fit
-from pipeline.manifest import describe_run, folder_size, peak_memory_bytes, restart_peak_memory, write_json
+from pipeline.manifest import cost_of, describe_run, earlier_cost, peak_memory_bytes, restart_peak_memory, write_json
 from pipeline.models import count_parameters
 from pipeline.optim import make_optimizer, multiplier
 from pipeline.prepare import Prepared, start_model
@@ -97,7 +97,7 @@ class Session:
             guard=config.guard,
             save_steps=config.checkpoint.save_steps,
             main_metric=self.main_metric,
-            evaluate=partial(self.evaluate, "validation") if "validation" in prepared.splits else None,
+            evaluate=partial(self.evaluate, "validation") if "validation" in prepared.splits else self.show,
             save=self.save,
             rollback=self.keeper.rollback,
             log=lambda event: self.log.event(event),
@@ -108,6 +108,8 @@ class Session:
     def do(self, start: Path | None) -> dict[str, Any]:
         """Train from the start or a checkpoint; returns the results."""
         config, training = self.prepared.config, self.training
+        if start is not None:
+            self.earlier_cost = earlier_cost(self.folder)
         self._start_reference()  # before a checkpoint moves the weights away from the start
         self._start_strategies()
         if start is not None:
@@ -211,7 +213,7 @@ class Session:
         )
         is_logged = final and split == "validation"
         if not is_logged:
-            log_samples(self.plain, self.prepared.task, self.processes, self.log.event, split=split, step=step)
+            log_samples(self.plain, self.prepared.task, self.processes, self.log.event, step=step, split=split)
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
             self.evaluating_seconds = self.evaluation_seconds  # the part that lies within training
@@ -220,6 +222,11 @@ class Session:
             self.log.event({"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found})
         self.heartbeat.at("training", step + 1)
         return found
+
+    def show(self, step: int) -> dict[str, float]:
+        """In place of an evaluation where there are no validation rows: what the model writes, and no scores."""
+        log_samples(self.plain, self.prepared.task, self.processes, self.log.event, step=step)
+        return {}
 
     def save(self, state: TrainState) -> int | None:
         """Save, or say why not and go on; returns the step of the newest good checkpoint."""
@@ -238,8 +245,10 @@ class Session:
 
     def _restore(self, path: Path) -> None:
         self.training.state = self.keeper.restore(path)
-        with suppress(OSError, ValueError):  # of an earlier run, or cut off: only the count of its cost is in it
-            self.earlier_cost = json.loads((self.folder / "manifest.json").read_text()).get("cost", {})
+        if isinstance(rows := self.training.dataset, Stream):  # read again up to where the run was
+            size = self.prepared.config.train.train_batch_size
+            step = min(self.training.state.step, self.training.total_steps)
+            self.processes.each(lambda: rows.read_until(step * size, self.stop.poll))
 
     def close(self) -> None:
         """Stop what runs beside the training."""
@@ -270,18 +279,19 @@ class Session:
         """What this run is and has cost so far, over all its sessions."""
         if not self.processes.is_main:
             return
-        state, earlier = self.training.state, self.earlier_cost
-        now, peak = self.ended or time.monotonic(), self.peak or peak_memory_bytes(self.accelerator.device)
-        seconds = now - self.began - self.evaluating_seconds + earlier.get("train_seconds", 0.0)
-        cost = {
-            "train_seconds": round(seconds, 3),
-            "evaluation_seconds": round(self.evaluation_seconds + earlier.get("evaluation_seconds", 0.0), 3),
-            "saving_seconds": round(self.keeper.seconds + earlier.get("saving_seconds", 0.0), 3),
-            "samples_per_second": round(state.samples / seconds, 3),
-            "tokens_per_second": round(state.tokens / seconds, 1),
-            "peak_memory_bytes": max(peak, earlier.get("peak_memory_bytes", 0)),
-            "model_size_bytes": folder_size(self.folder / "model"),
-        }
+        state, now = self.training.state, self.ended or time.monotonic()
+        cost = cost_of(
+            self.earlier_cost,
+            seconds=now - self.began - self.evaluating_seconds,
+            evaluation_seconds=self.evaluation_seconds,
+            saving_seconds=self.keeper.seconds,
+            samples=state.samples,
+            tokens=state.tokens,
+            peak_memory=self.peak or peak_memory_bytes(self.accelerator.device),
+            model_folder=self.folder / "model",
+        )
+        if self.earlier_cost and not state.step:  # stopped before it was known how far the run had come
+            cost = self.earlier_cost
         try:
             write_json(self.folder / "manifest.json", {**self.manifest, "cost": cost, "status": status})
         except OSError as error:

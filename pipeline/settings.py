@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import SerializeAsAny, create_model, field_validator
 
-from pipeline.aliases import TASK_NAMES
+from pipeline.aliases import NO_TASK, TASK_NAMES
 from pipeline.checkpoint import CheckpointConfig
 from pipeline.config import Section, check_section, resolve
 from pipeline.data import DataConfig
@@ -57,6 +57,8 @@ class _Settings(Section):
         foreign = given["name"].replace("-", "_").lower()
         if foreign not in TASKS and (ours := TASK_NAMES.get(foreign)):
             raise ValueError(f"unknown name {given['name']!r}; its name here is {ours!r}")
+        if foreign not in TASKS and (said := NO_TASK.get(foreign)):
+            raise ValueError(f"unknown name {given['name']!r}; {said}")
         return check_section(resolve(TASKS, given["name"], what="task").Config, given, name="task")
 
 
@@ -99,7 +101,7 @@ def strategies_of(config: Any) -> dict[str, Strategy]:
     return found
 
 
-def check(config: Any, *, has_validation: bool) -> None:
+def check(config: Any, *, has_validation: bool, has_test: bool = False) -> None:
     """Raise ConfigError with everything that does not go together; nothing is opened or loaded here."""
     model, evaluation, task = config.model, config.eval, make_task(config)
     found = [*task.problems(), *task.problems_within(config), *check_sharding(config)]
@@ -132,13 +134,7 @@ def check(config: Any, *, has_validation: bool) -> None:
         )
     if 0 < evaluation.bootstrap < 100:
         found.append("eval.bootstrap: fewer than 100 draws say nothing of the ends; expected 0 (off), or 1000, say")
-    if not has_validation:
-        for key in ("eval_steps", "metric_for_best_model", "early_stopping_patience"):
-            if getattr(evaluation, key) is not None:
-                found.append(
-                    f"eval.{key}: there are no validation rows; give data.validation_file, "
-                    "data.dataset_validation_split or data.validation_split_fraction"
-                )
+    found += _without_rows(config, task, has_validation=has_validation, has_test=has_test)
     for what, registry, name in (
         ("model.init", INITS, model.init),
         ("optim.name", OPTIMIZERS, config.optim.name),
@@ -150,3 +146,31 @@ def check(config: Any, *, has_validation: bool) -> None:
             found += error.problems
     if found:
         raise ConfigError(found)
+
+
+def _without_rows(config: Any, task: Task, *, has_validation: bool, has_test: bool) -> list[str]:
+    """Settings of evaluations that never come, for want of rows."""
+    if has_validation:
+        return []
+    keys = ["metric_for_best_model", "early_stopping_patience"]
+    if not task.has_samples:  # which are shown whenever there would be an evaluation
+        keys = ["eval_steps", *keys]
+    found = [
+        f"eval.{key}: there are no validation rows; give data.validation_file, "
+        "data.dataset_validation_split or data.validation_split_fraction"
+        for key in keys
+        if vars(config.eval)[key] is not None
+    ]
+    if has_test:
+        return found
+    fields, own = type(task.config).model_fields, vars(task.config)
+    only_scores = [key for key in task.settings_of_scores if key not in task.settings_of_outputs]
+    if task.has_samples:  # written by these settings too
+        only_scores = [key for key in only_scores if key != "generate"]
+    vain = [f"task.{key}" for key in only_scores if own[key] and own[key] != fields[key].default]
+    vain += [f"eval.{key}" for key in ("metrics", "bootstrap") if vars(config.eval)[key]]
+    return found + [
+        f"{key}: there are no validation or test rows to score; give data.validation_file, data.test_file or "
+        "data.validation_split_fraction, or leave it out"
+        for key in vain
+    ]

@@ -103,7 +103,7 @@ class Training:
     guard: GuardConfig
     save_steps: int
     main_metric: str
-    evaluate: Callable[[int], dict[str, float]] | None
+    evaluate: Callable[[int], dict[str, float]]
     """Raises Stopped when the run is asked to stop meanwhile."""
     save: Callable[[TrainState], int | None]
     """Returns the step of the newest good checkpoint."""

@@ -22,7 +22,8 @@ def column(*texts: str) -> Dataset:
 
 def test_overlap_counts_rows_that_say_the_same() -> None:
     train = column("The cat sat.", "A dog ran", "!!!", "one", "one")
-    found = overlap(see(train, ["text"]), column("the  CAT sat", "A dog ran", "???", "!!!", "a new one"), ["text"])
+    other = column("the  CAT sat", "A dog ran", "???", "!!!", "a new one")
+    found = overlap(see(train, ["text"]), see(other, ["text"], keep=True))
     assert (found.rows, found.exact, found.normalized, found.share) == (5, 2, 3, 0.6)
     assert found.first == [(0, 0), (1, 1), (3, 2)]
     assert see(train, ["text"]).repeated == 1
@@ -31,7 +32,8 @@ def test_overlap_counts_rows_that_say_the_same() -> None:
 def test_two_cells_are_not_one() -> None:
     train = Dataset.from_dict({"first": ["a b"], "second": ["c"]})
     other = Dataset.from_dict({"first": ["a"], "second": ["b c"]})
-    assert overlap(see(train, ["first", "second"]), other, ["first", "second"]).normalized == 0
+    columns = ["first", "second"]
+    assert overlap(see(train, columns), see(other, columns, keep=True)).normalized == 0
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import weakref
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from pipeline import evaluation
 from pipeline.accelerator import make_accelerator
@@ -54,7 +54,7 @@ class Wide:
         return len(batch["input_ids"])
 
 
-def scored(rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, float], int]:
+def scored(rows: int, monkeypatch: pytest.MonkeyPatch, task: Wide | None = None) -> tuple[int, dict[str, float], int]:
     """Bytes kept until the end, the result, and the number of batches."""
     kept: list[int] = []
     gather = evaluation._gather
@@ -66,7 +66,7 @@ def scored(rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict[str, f
 
     monkeypatch.setattr(evaluation, "_gather", counted)
     dataset = SimpleNamespace(length=[LENGTH] * rows)
-    task, processes = Wide(), Processes(make_accelerator())
+    task, processes = task or Wide(), Processes(make_accelerator())
     result = evaluate(
         nn.Linear(1, 1),
         task,  # type: ignore[arg-type]
@@ -89,6 +89,69 @@ def test_no_logits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert kept == (3 * 8 + 4) * rows < LENGTH * VOCABULARY
         assert batches == rows // BATCH and result["loss"] == 1
         assert result["num_samples"] == rows / 3 and result["accuracy"] == 1
+
+
+class OnDevice(Tensor):
+    """A tensor as if on an accelerator: what is made of it is there too, until it is brought to the processor."""
+
+    alive: ClassVar[weakref.WeakSet[Tensor]] = weakref.WeakSet()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if func is Tensor.cpu or (func is Tensor.to and "cpu" in args):
+            return found.as_subclass(Tensor)
+        if isinstance(found, OnDevice):
+            cls.alive.add(found)
+        return found
+
+
+class Vectors(Wide):
+    """A task that keeps whole vectors of every row, as retrieval does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[int] = []
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        self.held.append(sum(tensor.numel() for tensor in OnDevice.alive))
+        logits = torch.rand((len(batch["input_ids"]), 3, 64)).as_subclass(OnDevice)
+        return torch.tensor(float(len(logits))), logits
+
+    def postprocess(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            "predictions": batch["input_ids"][:, 0],
+            "references": batch["input_ids"][:, 0],
+            "vectors": logits[:, :2],
+        }
+
+
+def test_what_is_kept_of_a_row_is_kept_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: before a batch the device holds at most what is kept of the last one, however many there were."""
+    for rows in (12, 60):
+        task = Vectors()
+        kept, result, _ = scored(rows, monkeypatch, task)
+        assert len(task.held) == rows // BATCH and max(task.held) <= BATCH * 2 * 64
+        assert result["num_samples"] == rows / 3
+        assert kept > rows * 2 * 64 * 4
+
+
+def test_rows_on_the_processor_are_gathered_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on the device, which would hold the whole split then; rows of padding are left out."""
+    accelerator = make_accelerator()
+    processes = Processes(accelerator)
+    processes.count = 2
+
+    def everyone(parts: list[Tensor], own: Tensor, group: Any) -> None:
+        for rank, part in enumerate(parts):
+            part.copy_(own + 10 * rank)
+
+    monkeypatch.setattr(accelerator, "gather", lambda value: pytest.fail("gathered on the device"))
+    monkeypatch.setattr(processes, "share", lambda text: [text, "2"])
+    monkeypatch.setattr(distributed, "all_gather", everyone)
+    own = {"row": torch.tensor([2, 0, 1]), "value": torch.tensor([[2.0], [0.0], [1.0]])}
+    found = processes.in_row_order(own)
+    assert found["row"].tolist() == [0, 1, 2, 10, 12] and found["value"].flatten().tolist() == [0, 1, 2, 10, 12]
 
 
 def never() -> None:

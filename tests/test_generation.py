@@ -16,9 +16,11 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation import collate
 from pipeline.prepare import Prepared, prepare
 from pipeline.settings import check
+from pipeline.stopping import Stopped
 from pipeline.tasks import generation
 from pipeline.tasks.generation import NOTHING, GenerateConfig
 from tests import launched
+from tests.faults import stop_after
 from tests.synthetic import data_of
 from tests.tiny import tiny_checkpoint, tiny_config, tiny_tokenizer
 
@@ -107,6 +109,23 @@ def test_a_target_that_is_cut_has_no_end(tmp_path: Path) -> None:
     cut = [row for row in split if row["truncated"]]
     assert cut and all(len(row["target_ids"]) == 4 and row["target_ids"][-1] != eos for row in cut)
     assert "turn around: " in prepared.task.tokenizer.decode(split[0]["input_ids"])
+
+
+def test_samples_are_shown_where_nothing_is_scored(tmp_path: Path) -> None:
+    """At every point of an evaluation, once each, also when the run is stopped on one of them and goes on."""
+    given = settings("llama", tmp_path)
+    given["task"] |= {"sample_prompts": ["the cat"]}
+    given |= {"max_steps": 6, "eval_steps": 2, "save_steps": 100}
+    rows = {"train": data_of(read_config("finetune", given))["train"]}
+    with stop_after(3), pytest.raises(Stopped):
+        run_recipe("finetune", given, datasets=rows)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:  # of a session that was killed behind its samples
+        file.write(json.dumps({"event": "sample", "step": 4, "prompt": "the cat", "text": ""}) + "\n")
+    run_recipe("finetune", given, datasets=rows)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    samples = [line for line in lines if line["event"] == "sample"]
+    assert [line["step"] for line in samples] == [2, 4, 6]
+    assert all(line["prompt"] == "the cat" and "split" not in line for line in samples)
 
 
 def test_two_processes_write_what_one_does(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ import pytest
 from pipeline.api import _going_on, read_config, run_recipe
 from pipeline.errors import ConfigError
 from pipeline.heartbeat import BYTES, Heartbeat
+from pipeline.resume import identity
+from pipeline.settings import make_task
 from pipeline.stopping import Stopped
+from pipeline.tasks import TASKS
 from tests.faults import stop_after
 from tests.synthetic import checkpoint_for, data_of, settings
 
@@ -83,3 +86,55 @@ def test_a_long_reason_has_room_in_a_heartbeat(tmp_path: Path) -> None:
     (line,) = other.others()
     assert line["failure"].startswith("ValueError: \u4e2d")
     assert (tmp_path / ".processes" / "00000.json").stat().st_size == BYTES
+
+
+SCORING = [
+    ("causal_lm prompted", {}, {"generate": {"max_new_tokens": 3}, "sample_prompts": ["the cat"]}),
+    ("text_classification multi-label", {"threshold": 0.5}, {"threshold": 0.3}),
+    ("question_answering", {}, {"max_answer_length": 2, "null_score_diff_threshold": 1.0}),
+    ("embedding", {}, {"eval_group_size": 4, "normalize": False}),
+    ("seq2seq", {}, {"generate": False}),
+]
+
+
+@pytest.mark.parametrize(("variant", "before", "after"), SCORING, ids=[variant for variant, _, _ in SCORING])
+def test_how_rows_are_scored_may_change_and_what_is_learned_may_not(
+    variant: str, before: dict[str, Any], after: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The weights are those of a run that was never stopped; every setting a task declares so is tried."""
+    recipe, start = "finetune", checkpoint_for(variant, tmp_path / "start")
+    runs = {}
+    for name, stop, changed in (("straight", None, before), ("stopped", 3, before), ("stopped", None, after)):
+        given = settings(
+            variant, None, start, tmp_path / name, max_steps=6, save_steps=100, load_best_model_at_end=False
+        )
+        given["data"] = {**given["data"], "max_length": min(48, given["data"]["max_length"])}  # room to write
+        own = {"name": given["task"]} if isinstance(given["task"], str) else given["task"]
+        given["task"] = {**own, **changed}
+        config = read_config(recipe, given)
+        with stop_after(stop):
+            try:
+                runs[name] = run_recipe(recipe, given, datasets=data_of(config))
+            except Stopped:
+                assert stop is not None
+    task = make_task(config)
+    assert set(after) == {*task.settings_of_scores, *task.settings_of_outputs}
+    assert "its best model was measured otherwise" in caplog.text
+    for left, right in zip(runs["straight"].model.parameters(), runs["stopped"].model.parameters(), strict=True):
+        assert left.equal(right)
+    others = type(config.task).model_fields.keys() - {"name", *after}
+    saved = identity(config, {"train": ""}, "no", None)
+    assert {key for key in saved if key.startswith("task.")} == {f"task.{key}" for key in ("name", *others)}
+
+
+def test_settings_of_scores_are_settings() -> None:
+    tried = {variant.split()[0] for variant, _, _ in SCORING}
+    for name, task in TASKS.items():
+        declared = {*task.settings_of_scores, *task.settings_of_outputs}
+        assert declared <= task.Config.model_fields.keys() and (not declared or name in tried)
+
+
+def test_what_is_learned_makes_another_run(start: Path, tmp_path: Path) -> None:
+    run(start, tmp_path / "run", stop=3)
+    with pytest.raises(ConfigError, match='task.separator: .* there, "X" now'):
+        run(start, tmp_path / "run", task={"name": "causal_lm", "separator": "X"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +195,41 @@ def test_another_start_under_the_same_path_is_not_gone_on_with(tmp_path: Path) -
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match="weights of the start model"):
         run_recipe("finetune", given, datasets=data)
+
+
+def test_a_stop_within_the_reference_keeps_what_the_run_had_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is made before the checkpoint says how far the run had come."""
+    given = settings("preference", None, checkpoint_for("preference", tmp_path / "start"), tmp_path / "run")
+    data = data_of(read_config("finetune", given))
+    with stop_after(2), pytest.raises(Stopped):
+        run_recipe("finetune", given, datasets=data)
+    before = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert before["cost"]["train_seconds"] > 0 < before["cost"]["samples_per_second"]
+    reference = Preference.reference
+
+    def stopping(self: Preference, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return reference(self, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Preference, "reference", stopping)
+        run_recipe("finetune", given, datasets=data)
+    after = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert after["cost"] == before["cost"] and after["status"] == "stopped"
+    run_recipe("finetune", given, datasets=data)
+    finished = json.loads((tmp_path / "run" / "manifest.json").read_text())["cost"]
+    assert finished["train_seconds"] > before["cost"]["train_seconds"]
+
+
+def test_nothing_is_learned_behind_the_mark_that_ends_an_answer(tmp_path: Path) -> None:
+    """White space that a template sets behind it is the template's, as for causal_lm."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(tmp_path, style="decoder"))
+    task = preference({"messages_column": "talk"}, chat_template="zephyr")
+    task.use_tokenizer(tokenizer, 64)
+    cells = {"talk": ["user", "the cat"], "chosen": ["assistant", "sat "], "rejected": ["assistant", "ran"]}
+    found = task.encode({name: [json.dumps({"role": role, "content": text})] for name, (role, text) in cells.items()})
+    start = found["num_prompt_tokens"][0]
+    said = [tokenizer.decode(found[f"{name}_input_ids"][0][start:]) for name in ("chosen", "rejected")]
+    assert said == ["sat [EOS]", "ran[EOS]"]

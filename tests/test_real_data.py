@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from pipeline import finetune, freeze, lora
 from pipeline.api import read_config
 from pipeline.data_report import describe_data, lines
+from pipeline.errors import UserError
 from pipeline.prepare import prepare
 from tests.tiny import tiny_checkpoint
 
@@ -93,46 +96,116 @@ def test_data_sets_are_read_as_they_are(task: Any, data: dict[str, Any], tmp_pat
 
 
 DEMO = DATA / "llama_factory_demo"
+ALPACA: dict[str, Any] = {"prompt_column": ["instruction", "input"], "response_column": "output"}
+CHATML, ZEPHYR = ({"name": "causal_lm", "chat_template": name} for name in ("chatml", "zephyr"))
+GLAIVE = {"messages_column": "conversations", "tools_column": "tools"}
+PAIRS = {"messages_column": "conversations"}
+END = "<|endoftext|>"
+"""EOS of the GPT-2 tokenizer."""
 
 
-@pytest.mark.parametrize(
-    ("name", "columns", "rows"),
-    [
-        (
-            "alpaca_en_demo",
-            {"prompt_column": ["instruction", "input"], "response_column": "output", "packing": "best_fit"},
-            999,
-        ),
-        ("glaive_toolcall_en_demo", {"messages_column": "conversations", "tools_column": "tools"}, 300),
-        ("kto_en_demo", {"messages_column": "messages", "packing": "best_fit"}, 300),
-    ],
-)
-def test_llama_factory_files_are_read_as_they_are(
-    name: str, columns: dict[str, Any], rows: int, tmp_path: Path
-) -> None:
-    """Every row, with the assistant's words and calls learned and nothing else."""
+def alpaca(row: dict[str, Any]) -> list[str]:
+    return [row["output"] + END]
+
+
+def glaive(row: dict[str, Any]) -> list[str]:
+    """Every turn of the assistant, a call as chatml writes it, up to the mark that ends it."""
+    said = []
+    for turn in row["conversations"]:
+        if turn["from"] == "function_call":
+            call = json.loads(turn["value"])
+            if isinstance(call["arguments"], str):
+                call["arguments"] = json.loads(call["arguments"])
+            said.append(f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call><|im_end|>")
+        elif turn["from"] == "gpt":
+            said.append(turn["value"] + "<|im_end|>")
+    return said
+
+
+def dpo(row: dict[str, Any]) -> list[str]:
+    return [row["chosen"]["value"] + END, row["rejected"]["value"] + END]
+
+
+FORMS: list[Any] = [
+    ("identity", "causal_lm", ALPACA, alpaca),
+    ("identity", ZEPHYR, ALPACA, alpaca),
+    ("alpaca_en_demo", "causal_lm", ALPACA, alpaca),
+    ("glaive_toolcall_en_demo", CHATML, GLAIVE, glaive),
+    ("dpo_en_demo", {"name": "preference", "chat_template": "zephyr"}, PAIRS, dpo),
+]
+
+
+@pytest.fixture(scope="module")
+def gpt2_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama that reads GPT-2's tokens: real text has its real length."""
     if not DEMO.is_dir():
         pytest.skip(f"{DEMO.name} is not there")
-    start = tiny_checkpoint(tmp_path / "start", "llama", "AutoModelForCausalLM", max_position_embeddings=65536)
+    folder = tmp_path_factory.mktemp("start")
+    tiny_checkpoint(folder, "llama", "AutoModelForCausalLM", vocab_size=50257, max_position_embeddings=16384)
+    for file in (DATA / "gpt2_tokenizer").iterdir():
+        shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def demo(start: Path, name: str, task: Any, columns: dict[str, Any]) -> dict[str, Any]:
+    rows = {"train_file": str(DEMO / f"{name}.json"), "max_length": 16384, **columns}
+    return {"task": task, "model": {"model_name_or_path": str(start)}, "data": rows}
+
+
+def learned_runs(tokenizer: Any, ids: list[int], trained: list[int]) -> list[str]:
+    """The text of each run of tokens with a loss."""
+    runs = [list(run) for flag, run in groupby(zip(ids, trained, strict=True), key=lambda pair: pair[1]) if flag]
+    return [tokenizer.decode([token for token, _ in run]) for run in runs]
+
+
+@pytest.mark.parametrize(("name", "task", "columns", "said"), FORMS)
+def test_llama_factory_files_are_read_as_they_are(
+    name: str, task: Any, columns: dict[str, Any], said: Any, gpt2_start: Path, tmp_path: Path
+) -> None:
+    """Every row, and what is learned is letter by letter what the assistant says, {{name}} and calls included."""
     raw = json.loads((DEMO / f"{name}.json").read_text())
-    given: dict[str, Any] = {
-        "task": {"name": "causal_lm", "chat_template": "chatml"},
-        "model": {"model_name_or_path": str(start)},
-        "data": {"train_file": str(DEMO / f"{name}.json"), "max_length": 65536, **columns},
-    }
-    prepared = prepare(read_config("finetune", {**given, "output_dir": str(tmp_path / "run")}))
+    given = {**demo(gpt2_start, name, task, columns), "output_dir": str(tmp_path / "run")}
+    prepared = prepare(read_config("finetune", given))
     train, tokenizer = prepared.splits["train"], prepared.task.tokenizer
-    assert len(prepared.rows["train"]) == rows == len(raw) and not any(train["truncated"])
-    if columns.get("packing") == "best_fit":
-        (line,) = lines(describe_data(prepared.data))
-        assert f"{rows} rows packed into {len(train)} blocks of 65536 tokens, 9" in line
-        assert sum(len(lengths) for lengths in train["document_lengths"]) == rows
-        return
+    assert len(train) == len(raw) and not any(train["truncated"])
     for feature, row in zip(train, raw, strict=True):
-        learned = [token for token, flag in zip(feature["input_ids"], feature["trained"], strict=True) if flag]
-        said = [turn["value"] for turn in row["conversations"] if turn["from"] == "gpt"]
-        calls = [json.loads(turn["value"])["name"] for turn in row["conversations"] if turn["from"] == "function_call"]
-        text = tokenizer.decode(learned)
-        assert text.count("<|im_end|>") == len(said) + len(calls)
-        assert text.count("<tool_call>") == len(calls) and all(f'"name": "{call}"' in text for call in calls)
-        assert all(words.strip()[:20] in text for words in said)
+        if said is dpo:
+            start = feature["num_prompt_tokens"]
+            found = [tokenizer.decode(feature[f"{side}_input_ids"][start:]) for side in ("chosen", "rejected")]
+        else:
+            found = learned_runs(tokenizer, feature["input_ids"], feature["trained"])
+        assert found == said(row)
+
+
+@pytest.mark.parametrize("recipe", [finetune, lora], ids=lambda recipe: recipe.__name__)
+@pytest.mark.parametrize(("name", "task", "columns"), [form[:3] for form in FORMS[1:]])
+def test_llama_factory_files_are_learned_from(
+    name: str, task: Any, columns: dict[str, Any], recipe: Any, gpt2_start: Path, tmp_path: Path
+) -> None:
+    """The shortest rows of each, by a real checkpoint of 512 positions where they fit."""
+    given = demo(gpt2_start if "tools_column" in columns else STORIES, name, task, columns)
+    rows = sorted(json.loads((DEMO / f"{name}.json").read_text()), key=lambda row: len(json.dumps(row)))
+    (tmp_path / "rows.json").write_text(json.dumps(rows[:12]))
+    given["data"] |= {"train_file": str(tmp_path / "rows.json"), "max_length": 512, "validation_split_fraction": 0.3}
+    given |= {"num_train_epochs": 3, "train_batch_size": 4, "learning_rate": 1e-2, "mixed_precision": "no"}
+    recipe({**given, "output_dir": str(tmp_path / "run"), "eval_steps": 100, "logging_steps": 1})
+    events = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    losses = [event["loss"] for event in events if event["event"] == "train"]
+    assert min(losses[-2:]) < losses[0]
+
+
+def test_packed_demo_rows_are_counted(gpt2_start: Path, tmp_path: Path) -> None:
+    given = demo(gpt2_start, "alpaca_en_demo", "causal_lm", {**ALPACA, "packing": "best_fit"})
+    prepared = prepare(read_config("finetune", {**given, "output_dir": str(tmp_path / "run")}))
+    train = prepared.splits["train"]
+    (line,) = lines(describe_data(prepared.data))
+    assert f"999 rows packed into {len(train)} blocks of 16384 tokens, 9" in line
+    assert sum(len(lengths) for lengths in train["document_lengths"]) == 999
+
+
+def test_what_marks_answers_one_by_one_is_refused(gpt2_start: Path, tmp_path: Path) -> None:
+    """KTO's rows are no pairs, and no columns that are there can make them so."""
+    for task, named in (("kto", "task: unknown name 'kto'"), ("preference", "no column 'chosen'")):
+        given = demo(gpt2_start, "kto_en_demo", task, {"messages_column": "messages"})
+        with pytest.raises(UserError, match=rf"{named}; .*only marked good or bad \(KTO\) are not learned from; give"):
+            prepare(read_config("finetune", {**given, "output_dir": str(tmp_path / "run")}))

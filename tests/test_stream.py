@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,25 @@ def test_a_stopped_run_goes_on_with_the_same_rows(given: dict[str, Any], tmp_pat
     assert again.results["tokens"] == straight.results["tokens"] == 30 * 4 * 32
     files = [tmp_path / run / "model" / "model.safetensors" for run in ("run", "stopped")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_stop_is_heard_while_the_stream_is_read_again(given: dict[str, Any], tmp_path: Path) -> None:
+    """No block is read after it, of the 72 up to where the run was; and the next start goes on all the same."""
+    with stop_after(17), pytest.raises(Stopped):
+        pretrain(given)
+    read, numbers = Stream._read, []
+
+    def stopping(self: Stream) -> Any:
+        numbers.append(self.next)
+        if len(numbers) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Stream, "_read", stopping)
+        pretrain(given)
+    assert numbers == list(range(6))
+    assert pretrain(given).results["tokens"] == 30 * 4 * 32
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.data.cache import beside, default_cache_dir, encode_cached, locked
-from pipeline.data.columns import Kind
+from pipeline.data.columns import LABEL_KINDS, Kind
 from pipeline.data.corpus import Blocks, Corpus, join, token_type
 from pipeline.data.fingerprint import fingerprint
 from pipeline.data.images import identity, open_image
@@ -15,6 +15,7 @@ from pipeline.data.stream import Stream, open_stream, stream_fingerprint
 
 __all__ = [
     "COLUMN_KEYS",
+    "LABEL_KINDS",
     "Blocks",
     "Corpus",
     "DataConfig",

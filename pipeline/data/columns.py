@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.data.images import image
+from pipeline.data.layouts import layout_hint
 from pipeline.errors import DataError, nearest
 from pipeline.safe_text import clean
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["text", "any_text", "texts", "label", "labels", "tags", "number", "json", "any_json", "image"]
 """What the cells of a column are; the functions of these names say what is accepted."""
+LABEL_KINDS = ("label", "labels", "tags", "number")
+"""What is to be found out about a row, as against what it is found out from."""
 Row = tuple[str, Sequence[Any]]
 """Where the row is, for messages (`train.csv:7`), and its cells in the order of the asked columns."""
 
@@ -264,7 +267,9 @@ def _column_hint(name: str, known: Sequence[str], delimiter: str | None) -> str:
             if mark != delimiter and mark in known[0]:
                 return f"the header has one column and contains {mark!r}; set data.delimiter: {json.dumps(mark)}"
     hint = nearest(name, known)
-    if not hint.startswith("did you mean"):
+    if layout := layout_hint(name, known):
+        hint = layout
+    elif not hint.startswith("did you mean"):
         hint = "say which is meant with data.text_column, data.label_column, ..."
         hint += ", or name the columns with data.column_names if this line is no header" if delimiter else ""
     return f"the columns are {', '.join(map(_shorten, known[:24]))}{', ...' if len(known) > 24 else ''}; {hint}"

@@ -37,18 +37,25 @@ class Overlap:
         return self.normalized / self.rows
 
 
-class Seen:
-    """Rows that were seen, as two digests of 16 bytes each."""
+Digests = tuple[bytes, bytes]
+"""Of a row: its cells as they are, and their letters and digits alone (empty where nothing is compared)."""
 
-    def __init__(self, digests: Iterable[tuple[bytes, bytes]]):
-        """`digests` of every row in order, as `digests_of` gives them."""
+
+class Seen:
+    """Rows that were seen, as digests of 16 bytes."""
+
+    def __init__(self, digests: Iterable[Digests], *, keep: bool = False):
+        """`digests` of every row in order, as `digests_of` gives them; `keep` those of each row, to be looked up."""
         self.rows = 0
         self.exact: set[bytes] = set()
         self.letters: dict[bytes, int] = {}
+        self.each: list[Digests] = []
         for exact, letters in digests:
             self.exact.add(exact)
             self.letters.setdefault(letters, self.rows)
             self.rows += 1
+            if keep:
+                self.each.append((exact, letters))
 
     @property
     def repeated(self) -> int:
@@ -56,23 +63,25 @@ class Seen:
         return self.rows - len(self.exact)
 
 
-def see(rows: Dataset, columns: Sequence[str]) -> Seen:
-    """The rows of a split, over `columns`."""
-    return Seen(_digests(rows, columns))
+def see(rows: Dataset, columns: Sequence[str], *, compared: bool = True, keep: bool = False) -> Seen:
+    """The rows of a split, over `columns`. Letters, which take most of the time, only where rows are `compared`."""
+    if not compared:
+        return Seen((exact, b"") for exact in exact_digests(rows, columns))
+    return Seen(map(digests_of, _cells(rows, columns)), keep=keep)
 
 
-def overlap(seen: Seen, other: Dataset, columns: Sequence[str]) -> Overlap:
-    """How much of a split is among the rows that were seen, over `columns`."""
+def overlap(seen: Seen, other: Seen) -> Overlap:
+    """How much of a split (seen with `keep`) is among the rows that were seen."""
     found = [
         (number, seen.letters[letters], exact in seen.exact)
-        for number, (exact, letters) in enumerate(_digests(other, columns))
+        for number, (exact, letters) in enumerate(other.each)
         if letters in seen.letters
     ]
     pairs = [(number, earlier) for number, earlier, _ in found[:SHOWN]]
-    return Overlap(len(other), sum(same for _, _, same in found), len(found), pairs)
+    return Overlap(other.rows, sum(same for _, _, same in found), len(found), pairs)
 
 
-def only(wanted: Iterable[Seen], digests: Iterable[tuple[bytes, bytes]]) -> Seen:
+def only(wanted: Iterable[Seen], digests: Iterable[Digests]) -> Seen:
     """Of a stream of rows those that some splits hold too, with their numbers: memory grows with the splits alone."""
     letters = set().union(*(split.letters for split in wanted))
     found = Seen([])
@@ -83,15 +92,20 @@ def only(wanted: Iterable[Seen], digests: Iterable[tuple[bytes, bytes]]) -> Seen
     return found
 
 
-def digests_of(cells: Sequence[Any]) -> tuple[bytes, bytes]:
+def digests_of(cells: Sequence[Any]) -> Digests:
     """Of a row: its cells as they are, and their letters and digits alone."""
     return _digest(map(str, cells)), _digest(map(_letters, cells))
 
 
-def _digests(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+def exact_digests(rows: Dataset, columns: Sequence[str]) -> Iterator[bytes]:
+    """Of every row: its cells as they are."""
+    return (_digest(map(str, cells)) for cells in _cells(rows, columns))
+
+
+def _cells(rows: Dataset, columns: Sequence[str]) -> Iterator[list[Any]]:
     for batch in rows.select_columns(list(columns)).iter(batch_size=BATCH):
         for cells in zip(*(batch[column] for column in columns), strict=True):
-            yield digests_of([identity(cell) for cell in cells])
+            yield [identity(cell) for cell in cells]
 
 
 def _digest(parts: Iterable[str]) -> bytes:

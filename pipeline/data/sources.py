@@ -11,9 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pipeline.data.columns import Kind, Problems, Row, build, normal_rows
+from pipeline.data.columns import LABEL_KINDS, Kind, Problems, Row, build, normal_rows
+from pipeline.data.cut import cut
 from pipeline.data.image_folders import is_image_folder
 from pipeline.data.images import located
 from pipeline.data.readers import READERS, read
@@ -44,8 +43,8 @@ def load_splits(
     ClassLabel is its name), `labels` a list of str, `number` a float. All rows of all splits are checked, and one
     DataError lists the problems with their places (with `on_bad_row: skip` a warning does, and bad rows are left out);
     ConfigError is for settings that do not go together. `poll` is called while reading; what it raises ends it.
-    `validation_split_fraction` draws from all training rows; then `max_train_samples` and `max_eval_samples` keep
-    the first rows of each split.
+    `validation_split_fraction` draws from all training rows, repeated ones together; then `max_train_samples` and
+    `max_eval_samples` keep the first rows of each split.
     """
     sources = _given(config, datasets) if datasets is not None else _configured(config)
     if not sources and not config.sources and not config.streaming:
@@ -66,7 +65,9 @@ def load_splits(
                 problems.add(f"data.{split}_file", f"no {split} row is left, such as {problems.left_out[0]}")
     problems.raise_any()
     if config.validation_split_fraction is not None:
-        train, validation = _cut(splits["train"], config.validation_split_fraction, config.validation_split_seed)
+        inputs = [name for name, kind in columns.items() if kind not in LABEL_KINDS]
+        fraction, seed = config.validation_split_fraction, config.validation_split_seed
+        train, validation = cut(splits["train"], fraction, seed, inputs)
         splits = {"train": train, "validation": validation, **({"test": splits["test"]} if "test" in splits else {})}
     for split, dataset in splits.items():
         limit = config.max_train_samples if split == "train" else config.max_eval_samples
@@ -226,18 +227,6 @@ def _rows(
         for file in files:
             rows = read(file, wanted, config, problems)
             yield from located(rows, images, file.parent) if images else rows
-
-
-def _cut(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Rows drawn without replacement for validation, and the others; both in their old order."""
-    count = round(len(dataset) * fraction)
-    if count == 0 or count == len(dataset):
-        raise DataError(
-            f"data.validation_split_fraction: {fraction} of {len(dataset)} rows leaves {len(dataset) - count} to train "
-            f"on and {count} to validate on; expected at least one on either side"
-        )
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    return dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count]))
 
 
 def _load_hub(config: DataConfig, splits: Mapping[str, str]) -> dict[str, Dataset]:

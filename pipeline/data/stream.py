@@ -64,12 +64,22 @@ class Stream:
                 raise self.failure
             if key < self.next - len(self.window):
                 self._restart()
-            if key > self.next + self.window.maxlen:  # type: ignore[operator]
-                logger.warning("the stream is read again up to block %d of %d", key, self.count)
-            while self.next <= key:
-                self.window.append(self._read())
-                self.next += 1
+            self._read_on(key + 1, lambda: None)
             return self.window[key - self.next]
+
+    def read_until(self, number: int, poll: Callable[[], None]) -> None:
+        """Read on until the next block is the one of that number. `poll` is called between blocks; what it raises ends
+        it, and the reading goes on from there when it is asked for again."""
+        with self.lock:
+            self._read_on(number, poll)
+
+    def _read_on(self, number: int, poll: Callable[[], None]) -> None:
+        if number > self.next + 1 + self.window.maxlen:  # type: ignore[operator]
+            logger.warning("the stream is read again up to block %d of %d", number, self.count)
+        while self.next < number:
+            poll()
+            self.window.append(self._read())
+            self.next += 1
 
     def _read(self) -> Row:
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Section
-from pipeline.data import COLUMN_KEYS, DataConfig, Kind
+from pipeline.data import COLUMN_KEYS, LABEL_KINDS, DataConfig, Kind
 from pipeline.errors import DataError
 from pipeline.optim.rules import Rule
 
@@ -46,6 +46,11 @@ class Task:
 
         name: str
 
+    settings_of_scores: ClassVar[tuple[str, ...]] = ()
+    """Settings of `Config` that say how rows are scored. These and the next ones touch no training: a run may go on
+    with others, while every other setting makes it another run."""
+    settings_of_outputs: ClassVar[tuple[str, ...]] = ()
+    """Settings of `Config` that say what is shown or saved beside the scores."""
     modality: ClassVar[Literal["text", "image"]] = "text"
     """What rows are made of; it decides whether the task is given a tokenizer or an image processor."""
     reads: ClassVar[tuple[str, ...] | None] = None
@@ -98,7 +103,7 @@ class Task:
 
     def inputs(self) -> list[str]:
         """The columns in which two rows are compared to see whether a split shares rows with the training rows."""
-        return [name for name, kind in self.columns().items() if kind not in ("label", "labels", "tags", "number")]
+        return [name for name, kind in self.columns().items() if kind not in LABEL_KINDS]
 
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
         """Fix the label map from the training rows and check every split against it. Nothing to do without labels."""
@@ -237,9 +242,14 @@ class Task:
     def tune(self, columns: dict[str, np.ndarray]) -> None:
         """Choose what is applied to the outputs (thresholds, say) from the columns of the validation rows."""
 
+    @property
+    def has_samples(self) -> bool:
+        """Whether the settings hold prompts for `samples`."""
+        return False
+
     def samples(self, model: nn.Module) -> list[tuple[str, str]]:
         """Prompts of the settings, each with what the model writes after it, to be shown at every evaluation."""
-        return []
+        raise NotImplementedError
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         """From the columns of `postprocess`, one entry per feature row in order, to what the metrics take.

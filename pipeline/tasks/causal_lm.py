@@ -62,6 +62,7 @@ class CausalLM(Task):
         sample_prompts: list[str] = []
         """Texts the model goes on from at every evaluation; they are printed and kept in metrics.jsonl."""
 
+    settings_of_scores, settings_of_outputs = ("generate",), ("sample_prompts",)
     reads = (
         *("text_column", "prompt_column", "response_column", "messages_column", "tools_column", "system_column"),
         "packing",
@@ -89,7 +90,7 @@ class CausalLM(Task):
         return super().problems() + problems_of(self.config, self.data, chatting=self.chatting)
 
     def problems_within(self, config: Any) -> list[str]:
-        writes = self.answers or bool(self.config.sample_prompts)
+        writes = self.answers or self.has_samples
         off = "leave task.generate and task.sample_prompts out"
         on = "give task.generate, with data.prompt_column and data.response_column"
         return generation.problems_within(config, writes=writes, scores=self.answers, off=off, on=on)
@@ -125,10 +126,9 @@ class CausalLM(Task):
         return f"{super().processing()}{self.tokenizer.chat_template if self.chatting else ''}"
 
     def check(self, model: Any, *, random: bool) -> None:
-        config = model.config
-        prompts = self._sample_prompts() if self.config.sample_prompts else []
+        prompts = self._sample_prompts() if self.has_samples else []
         longest = self.max_length if self.answers else 0
-        generation.check_room(self.tokenizer, config, prompts=prompts, longest=longest, width=self.width)
+        generation.check_room(self.tokenizer, model.config, prompts=prompts, longest=longest, width=self.width)
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         if self.chatting or self.prompted:
@@ -266,13 +266,14 @@ class CausalLM(Task):
     def references(self, rows: Any) -> list[str] | None:
         if not self.answers:
             return None
-        if self.data.messages_column:
-            return [messages_of(cell)[-1]["content"] for cell in rows[self.data.messages_column]]
-        return list(rows[self.data.response_column])
+        talks, answers = self.data.messages_column, self.data.response_column
+        return [messages_of(cell)[-1]["content"] for cell in rows[talks]] if talks else list(rows[answers])
+
+    @property
+    def has_samples(self) -> bool:
+        return bool(self.config.sample_prompts)
 
     def samples(self, model: nn.Module) -> list[tuple[str, str]]:
-        if not self.config.sample_prompts:
-            return []
         settings, prompts = self.config.generate or GenerateConfig(), self._sample_prompts()
         texts = generation.continued(model, settings, prompts, **self._writing)
         return list(zip(self.config.sample_prompts, texts, strict=True))

@@ -63,11 +63,11 @@ def turns(tokenizer: Any, messages: list[Message], tools: Tools, text: str) -> l
                 "conversation as it writes the whole, so where the assistant's words stand cannot be told; mark them "
                 "in it with {% generation %}...{% endgeneration %}, or name another one with task.chat_template"
             )
-        found.append((len(before), _end(until, message["content"])))
+        found.append((len(before), end_of_turn(until, message["content"])))
     return found
 
 
-def _end(until: str, content: str) -> int:
+def end_of_turn(until: str, content: str) -> int:
     """The end of a turn without the white space behind its end mark, which belongs to the template.
 
     Without a mark the white space is the only end there is.

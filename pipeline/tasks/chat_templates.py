@@ -125,13 +125,6 @@ def set_template(tokenizer: Any, asked: str | None, *, tools: bool = False) -> N
         template = CHAT_TEMPLATES[asked].strip("\n")
         if "eos_token" in template and tokenizer.eos_token is None:
             raise ConfigError(f"task.chat_template: {asked} ends turns with EOS, and this tokenizer has none")
-        apart = [marker for marker in dict.fromkeys(_MARKERS.findall(template)) if marker not in tokenizer.get_vocab()]
-        if apart:
-            logger.warning(
-                "task.chat_template: this tokenizer has no token for %s and reads each as pieces of text; zephyr needs "
-                "only the tokenizer's EOS",
-                ", ".join(apart),
-            )
         tokenizer.chat_template = template
     elif asked is not None and asked != OWN:
         tokenizer.chat_template = Path(asked).expanduser().read_text(encoding="utf-8")
@@ -140,8 +133,22 @@ def set_template(tokenizer: Any, asked: str | None, *, tools: bool = False) -> N
             "task.chat_template: the tokenizer has no chat template of its own; name the format the model is to learn: "
             f"{', '.join(CHAT_TEMPLATES)}, or a .jinja file"
         )
-    if tools and "tools" not in tokenizer.get_chat_template(None, [{}]):
+    template = tokenizer.get_chat_template(None, [{}])
+    _warn_of_pieces(tokenizer, template)
+    if tools and "tools" not in template:
         raise ConfigError(
             "data.tools_column: the chat template does not write tools down; name one that does (chatml, llama3) with "
             "task.chat_template, or leave it out"
+        )
+
+
+def _warn_of_pieces(tokenizer: Any, template: str) -> None:
+    """Say when the marks of a format are no tokens: the model can learn them so, but nothing ends a turn by itself."""
+    known = tokenizer.get_vocab()
+    if apart := [mark for mark in dict.fromkeys(_MARKERS.findall(template)) if mark not in known]:
+        logger.warning(
+            "task.chat_template: this tokenizer has no token for %s and reads each as pieces of text: longer rows, and "
+            "nothing that ends a turn when the model writes; set zephyr, which needs only the tokenizer's EOS, or "
+            "start from a checkpoint that has them",
+            ", ".join(apart),
         )

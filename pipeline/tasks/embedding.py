@@ -53,6 +53,7 @@ class Embedding(Task):
         score_range: tuple[float, float] | None = None
         """Lowest and highest possible score; unset: 0 and 1."""
 
+    settings_of_scores, settings_of_outputs = ("eval_group_size",), ("normalize",)
     reads = ("text_column", "label_column")
     model_class = "AutoModel"
     pipeline_tag = "sentence-similarity"

@@ -16,7 +16,7 @@ from pipeline.config import Section
 from pipeline.data import Kind, places_of
 from pipeline.errors import DataError, UserError
 from pipeline.tasks.base import IGNORED, Batch, Features, Task
-from pipeline.tasks.chat import render
+from pipeline.tasks.chat import end_of_turn, render
 from pipeline.tasks.chat_templates import OWN, set_template, template_problems
 from pipeline.tasks.conversations import ROLES
 from pipeline.tasks.padding import attention_mask, pad
@@ -257,7 +257,7 @@ def messages(cell: str, *, of_assistant: bool = False) -> list[dict[str, str]]:
 
 
 def rendered(tokenizer: Any, prompt: list[dict[str, str]], answer: list[dict[str, str]]) -> tuple[str, str]:
-    """Prompt and answer as the chat template writes them; together they are the whole conversation."""
+    """Prompt and answer as the chat template writes them, without the white space behind the answer's end mark."""
     begins = f"the conversation that begins {prompt[0]['content'][:40]!r}"
     try:
         before, _ = render(tokenizer, prompt, None, prompt=True)
@@ -271,4 +271,4 @@ def rendered(tokenizer: Any, prompt: list[dict[str, str]], answer: list[dict[str
             f"task.chat_template: the template writes the prompt of {begins} otherwise when an answer follows; give "
             "one whose generation prompt is how it begins an answer"
         )
-    return before, whole.removeprefix(before)
+    return before, whole[len(before) : end_of_turn(whole, answer[0]["content"])]

@@ -45,6 +45,7 @@ class QuestionAnswering(Task):
         null_score_diff_threshold: float = 0.0
         """No answer is predicted when [CLS] scores more than this above the best span."""
 
+    settings_of_scores = ("max_answer_length", "null_score_diff_threshold")
     reads = ("question_column", "context_column", "answers_column")
     model_class = "AutoModelForQuestionAnswering"
     pipeline_tag, purpose = "question-answering", "finds the words of a text that answer a question"

@@ -38,6 +38,7 @@ class Seq2Seq(Task):
         generate: GenerateConfig | None = GenerateConfig()
         """How targets are written at evaluation; false: only the loss and what follows from it are measured."""
 
+    settings_of_scores = ("generate",)
     reads = ("text_column", "target_column")
     model_class = "AutoModelForSeq2SeqLM"
     pipeline_tag, purpose = "text2text-generation", "writes the target text that belongs to a source text"

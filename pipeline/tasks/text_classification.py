@@ -39,6 +39,7 @@ class TextClassification(Task):
         """Regression: `standard` learns labels less their mean, over their standard deviation (both of the training
         rows). Metrics and the saved model speak the labels' own unit all the same."""
 
+    settings_of_scores, settings_of_outputs = ("threshold",), ("threshold",)  # it is saved with the model
     reads = ("text_column", "label_column", "label_names")
     model_class = "AutoModelForSequenceClassification"
     pipeline_tag = "text-classification"
