@@ -257,27 +257,6 @@ def test_a_turn_ends_with_the_mark_of_the_template(tokenizer_folder: Path) -> No
     assert end_mark(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
-@pytest.mark.parametrize("template", [*CHAT_TEMPLATES, "own.jinja"])
-def test_marks_that_are_no_tokens_are_said(
-    template: str, tokenizer_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Wherever the template comes from; zephyr has none but EOS, and a tokenizer that has them hears nothing."""
-    if template.endswith(".jinja"):
-        (tmp_path / template).write_text(CHAT_TEMPLATES["chatml"])
-    name = str(tmp_path / template) if template.endswith(".jinja") else template
-    chat_task(tokenizer_folder, name)
-    marks = {"llama3": "<|start_header_id|>, <|end_header_id|>, <|eot_id|>", "zephyr": ""}
-    wanted = marks.get(template, "<|im_start|>, <|im_end|>")
-    said = [message for message in caplog.messages if "has no token for" in message]
-    assert len(said) == bool(wanted) and all(f"for {wanted} and" in text and "zephyr" in text for text in said)
-    caplog.clear()
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    tokenizer.add_tokens(wanted.split(", ") if wanted else [], special_tokens=True)
-    tokenizer.save_pretrained(tmp_path / "with")
-    chat_task(tmp_path / "with", name)
-    assert not caplog.messages
-
-
 def test_the_last_answer_is_what_is_compared(tmp_path: Path) -> None:
     """The written texts are scored against the words of the last message."""
     given = settings("causal_lm chat", None, checkpoint_for("causal_lm chat", tmp_path / "start"), tmp_path / "run")

@@ -211,19 +211,6 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
             DataConfig(**settings_)
 
 
-def test_rows_that_say_the_same_are_drawn_together(tmp_path: Path) -> None:
-    """Whatever their label; and a group that is larger than what is drawn stays with the training rows."""
-    rows = [{"text": str(n % 60 if n < 90 else 0), "label": str(n % 2)} for n in range(100)]
-    file = write_csv(tmp_path / "a.csv", rows)
-    for seed in range(5):
-        splits = load(train_file=file, validation_split_fraction=0.1, validation_split_seed=seed)
-        train, validation = splits["train"]["text"][:], splits["validation"]["text"][:]
-        assert len(train) + len(validation) == 100 and 9 <= len(validation) <= 10
-        assert not set(train) & set(validation) and "0" not in validation
-    file = write_csv(tmp_path / "b.csv", [{"text": "a", "label": "1"}] * 10)
-    assert len(load(train_file=file, validation_split_fraction=0.1)["validation"]) == 1
-
-
 def test_validation_split(tmp_path: Path) -> None:
     rows = [{"text": str(n), "label": "1"} for n in range(100)]
     file = write_csv(tmp_path / "a.csv", rows)

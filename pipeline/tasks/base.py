@@ -47,10 +47,8 @@ class Task:
         name: str
 
     settings_of_scores: ClassVar[tuple[str, ...]] = ()
-    """Settings of `Config` that say how rows are scored. These and the next ones touch no training: a run may go on
-    with others, while every other setting makes it another run."""
     settings_of_outputs: ClassVar[tuple[str, ...]] = ()
-    """Settings of `Config` that say what is shown or saved beside the scores."""
+    """Settings that touch no training but scores, and what is shown or saved: a run may go on with others of these."""
     modality: ClassVar[Literal["text", "image"]] = "text"
     """What rows are made of; it decides whether the task is given a tokenizer or an image processor."""
     reads: ClassVar[tuple[str, ...] | None] = None
