@@ -68,7 +68,6 @@ class Task:
     """The metric that picks the best checkpoint unless the user names another."""
     across_rows: bool = False
     """Whether the loss of a row depends on the other rows of the global batch, as with in-batch negatives.
-
     Such a task fills in `represent` and `loss_of`, so that how a batch is cut does not change its loss, and its
     `examples` give a column `loss`, one number per row, since the loss of a split must not depend on that either."""
 
@@ -222,10 +221,8 @@ class Task:
         raise NotImplementedError
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
-        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept).
-
-        An entry has the same shape in every batch: a number, or a row of a fixed width.
-        """
+        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept). An entry
+        has the same shape in every batch: a number, or a row of a fixed width."""
         raise NotImplementedError
 
     def generate(self, model: nn.Module, batch: Batch) -> Batch:
