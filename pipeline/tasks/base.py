@@ -208,8 +208,7 @@ class Task:
 
         It is asked for every row of every split once, before the first step and again when a run is resumed; from
         then on the entries are columns of the encoded rows, which `collate` finds in each feature. Before that, and
-        in a dry run, they are not there.
-        """
+        in a dry run, they are not there."""
         raise NotImplementedError
 
     def represent(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Batch]:
@@ -221,8 +220,8 @@ class Task:
         raise NotImplementedError
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
-        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept). An entry
-        has the same shape in every batch: a number, or a row of a fixed width."""
+        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept):
+        numbers, or rows of a width that is the same in every batch."""
         raise NotImplementedError
 
     def generate(self, model: nn.Module, batch: Batch) -> Batch:
