@@ -70,8 +70,30 @@ class Run:
         )
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><td>{escape(key)}</td><td>{value:.4g}</td></tr>" for key, value in self.metrics.items())
-        return f"<b>{escape(self.output_dir.name)}</b><table>{cells}</table><code>{escape(str(self.output_dir))}</code>"
+        """For a notebook: what the card says first, and every score with its interval."""
+        results, moved = self.results, self.results["parameters"]
+        splits = [split for split in ("validation", "test") if results["metrics"].get(split)]
+        names = list(dict.fromkeys(name for split in splits for name in results["metrics"][split]))
+        how = escape(" + ".join(results["strategies"]) or "all weights")
+        heads = "".join(f"<th>{split}, {results['num_samples'][split]:,} examples</th>" for split in splits)
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th>{''.join(f'<td>{self._shown(split, name)}</td>' for split in splits)}</tr>"
+            for name in names
+        )
+        return (
+            f"<b>{escape(self.output_dir.name)}</b>: {escape(results['task'])}, {how}, {results['steps']:,} steps, "
+            f"{moved['trainable']:,} of {moved['total']:,} parameters trained"
+            + (f"<table><tr><th></th>{heads}</tr>{rows}</table>" if splits else "<br>not evaluated<br>")
+            + f"<code>{escape(str(self.output_dir))}</code>"
+        )
+
+    def _shown(self, split: str, name: str) -> str:
+        """A score with the ends of its interval; the main metric in bold."""
+        value, ends = self.results["metrics"][split].get(name), self.results["intervals"].get(split, {}).get(name)
+        if value is None:
+            return ""
+        text = f"{value:.4g}" + (f" ({ends[0]:.4g} to {ends[1]:.4g})" if ends else "")
+        return f"<b>{text}</b>" if name == self.results["main_metric"] else text
 
 
 def strict(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:

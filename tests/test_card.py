@@ -147,6 +147,7 @@ def test_an_adapter_on_a_local_base_says_so(tmp_path: Path) -> None:
         ({"license": "other", "license_name": "My Terms"}, ("other", "my-terms"), "my-terms"),
         ({"license": "made by me: ask"}, ("other", "made-by-me-ask"), "made-by-me-ask"),
         ({"license": ["mit"]}, (None, None), "not stated"),
+        ({"license": "???"}, (None, None), "not stated"),
         ({}, (None, None), "not stated"),
     ],
 )

@@ -1,7 +1,8 @@
-"""The lines of a card that load its model, executed: every task with every strategy, from the folder it was left in."""
+"""The lines of a card that load its model, executed: every task with every strategy, from its folder and from a hub."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
+from peft import PeftModel
 
 from pipeline.api import read_config
 from pipeline.evaluation import collate
@@ -21,6 +24,7 @@ from pipeline.reports import write_card
 from pipeline.run import train
 from pipeline.strategies import STRATEGIES
 from pipeline.tasks import TASKS, Task
+from tests.hub_server import Hub
 from tests.synthetic import RECIPE_OF, checkpoint_for, data_of, settings
 
 ALL = [(task, strategy) for task in TASKS for strategy in (None, *STRATEGIES)]
@@ -107,3 +111,67 @@ def test_a_card_loads_its_model(task: str, strategy: str | None, runs: Runs, mon
     assert str(run.folder.parent) not in text and "{{" not in text and "{%" not in text
     assert "A model that " in text and run.task.purpose in text
     assert ModelCard.load(card).data.pipeline_tag == run.task.pipeline_tag
+
+
+def files_of(folder: Path, base: str | None = None) -> dict[str, bytes]:
+    """Path -> content as pushed: the base of an adapter by its name on the hub, or by the last name of its folder."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if "adapter_config.json" in files:
+        config = json.loads(files["adapter_config.json"])
+        config["base_model_name_or_path"] = base or Path(config["base_model_name_or_path"]).name
+        files["adapter_config.json"] = json.dumps(config).encode()
+    return files
+
+
+def start_of(run: Finished) -> Path:
+    return run.folder.parent / "start"
+
+
+@pytest.mark.parametrize(("task", "strategy"), ALL)
+def test_a_card_loads_its_model_from_a_hub(
+    task: str, strategy: str | None, runs: Runs, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh cache; an adapter from its base on the hub, and from the reader's own copy of a base that is not."""
+    run = runs[task, strategy]
+    adapter = (run.folder / "model" / "adapter_config.json").is_file()
+    hub.add("owner/start", files_of(start_of(run)))
+    card = write_card(run.folder, "owner/it", hub_base_model_id="owner/start")
+    hub.add("owner/it", {**files_of(run.folder / "model", "owner/start"), "README.md": card.read_bytes()})
+    ModelCard.load("owner/it").validate()
+    assert ModelCard.load("owner/it").data.base_model == "owner/start"
+    monkeypatch.chdir(tmp_path)
+    assert_same(executed(python_of(card)[0]), run)
+    if adapter:
+        card = write_card(run.folder, "owner/local")
+        hub.add("owner/local", {**files_of(run.folder / "model"), "README.md": card.read_bytes()})
+        ModelCard.load("owner/local").validate()
+        assert ModelCard.load("owner/local").data.base_model is None
+        monkeypatch.chdir(start_of(run).parent)
+        assert_same(executed(python_of(card)[0]), run)
+
+
+def write_merged(run: Finished, folder: Path) -> None:
+    """The run's model with the adapter added into its weights."""
+    kind: Any = getattr(transformers, run.task.model_class)
+    config = run.folder / "model" / "config.json"
+    given = {"config": transformers.AutoConfig.from_pretrained(config)} if config.is_file() else {}
+    adapted = PeftModel.from_pretrained(kind.from_pretrained(start_of(run), **given), str(run.folder / "model"))
+    adapted.merge_and_unload().save_pretrained(folder)
+
+
+@pytest.mark.parametrize("task", ["text_classification", "embedding", "multiple_choice"])
+def test_a_card_loads_the_merged_model_beside_an_adapter(
+    task: str, runs: Runs, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = runs[task, "lora"], tmp_path / "whole"
+    write_merged(run, whole)
+    model = files_of(run.folder / "model", "owner/start")
+    rest = {name: content for name, content in model.items() if "adapter" not in name and name != "config.json"}
+    merged = {f"merged/{name}": content for name, content in (rest | files_of(whole)).items()}
+    card = write_card(run.folder, "owner/it", hub_base_model_id="owner/start", merged=True)
+    hub.add("owner/start", files_of(start_of(run)))
+    hub.add("owner/it", {**model, **merged, "README.md": card.read_bytes()})
+    monkeypatch.chdir(tmp_path)
+    beside, in_one = python_of(card)
+    assert_same(executed(beside), run)
+    assert_same(executed(in_one), run)

@@ -98,7 +98,18 @@ def test_run_object_is_readable(decoder: Path, tmp_path: Path) -> None:
     given = settings("causal_lm", None, decoder, tmp_path / "run")
     run = finetune(given, datasets=data_of(read_config("finetune", given)), max_steps=2)
     assert "causal_lm, 2 steps" in repr(run) and "loss" in repr(run)
-    assert "<table>" in run._repr_html_() and run.metrics["loss"] > 0
+    assert run.metrics["loss"] > 0
+    page = run._repr_html_()
+    assert f"<td><b>{run.metrics['loss']:.4g}</b></td>" in page
+    assert f"<b>run</b>: causal_lm, all weights, 2 steps, {run.results['parameters']['trainable']:,} of " in page
+    assert "<th>validation, 3 examples</th>" in page and page.count("<tr>") == 1 + len(run.metrics)
+    run.results["intervals"] = {"validation": {"loss": [1.0, 2.0]}}
+    run.results["metrics"]["test"] = {"loss": 3.0, "<b>": float("nan")}
+    run.results["num_samples"]["test"] = 7
+    page = run._repr_html_()
+    assert "(1 to 2)</b></td><td><b>3</b></td>" in page and "<th>&lt;b&gt;</th><td></td><td>nan</td>" in page
+    run.results["metrics"] = {}
+    assert "not evaluated" in run._repr_html_() and "<table>" not in run._repr_html_()
 
 
 def test_resolved_config_repeats_the_run(decoder: Path, tmp_path: Path) -> None:

@@ -67,8 +67,10 @@ def license_of(run: Run) -> dict[str, str | None]:
     if name in LICENSES.split():
         return {"license": name}
     words = re.sub(r"[^a-z0-9.-]+", "-", str(other if name == "other" and other else name).lower()).strip("-")
+    if not words:  # the hub refuses `other` without a name
+        return {}
     known = isinstance(link, str) and re.fullmatch(r"https://[\w./-]+", link)
-    return {"license": "other", "license_name": words or None, "license_link": link if known else None}
+    return {"license": "other", "license_name": words, "license_link": link if known else None}
 
 
 def license_words(run: Run) -> str:
