@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pipeline.functions import lora as lora
     from pipeline.functions import pretrain as pretrain
     from pipeline.functions import train as train
+    from pipeline.hub.upload import Pushed as Pushed
     from pipeline.optim.rules import Rule as Rule
+    from pipeline.publishing import NotPushed as NotPushed
+    from pipeline.publishing import push as push
     from pipeline.reports.compare import Comparison as Comparison
     from pipeline.reports.compare import compare as compare
     from pipeline.run import Run as Run
@@ -36,6 +39,9 @@ PUBLIC = {
     "Run": "pipeline.run",
     "compare": "pipeline.reports.compare",
     "Comparison": "pipeline.reports.compare",
+    "push": "pipeline.publishing",
+    "Pushed": "pipeline.hub.upload",
+    "NotPushed": "pipeline.publishing",
     "Task": "pipeline.tasks.base",
     "Strategy": "pipeline.strategies.base",
     "Rule": "pipeline.optim.rules",

@@ -186,6 +186,22 @@ def compare(
     job(list(runs), output_dir, title).print()
 
 
+@command(app, USE)
+def push(run_dir: Annotated[Path, Parameter(help="Folder of a finished run.")], *settings: Rest) -> None:
+    """Push a finished run to a hub, in one commit.
+
+    graft push runs/mine --hub_model_id me/my-model
+
+    Model, card, numbers and settings go to a private repository; --dry_run lists the files.
+    Settings of the hub section follow: --hub_private_repo false, --hub_push adapter, merged or both, --hub_revision
+    BRANCH, --hub_tag TAG, --hub_create_pr true, --hub_base_model_id NAME; others are as the run's config.yaml has them.
+    Exit code: 0 the hub has the files, 1 it did not take them (the last line pushes later).
+    """
+    from pipeline.publishing import push_command
+
+    sys.exit(push_command(run_dir, settings))
+
+
 @command(config_app)
 def schema() -> None:
     """Print the JSON schema of the configuration, for editors.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from huggingface_hub import constants
+
 from pipeline.config import load, saying_where
 from pipeline.data_report import print_data
 from pipeline.dry_run import print_plan
@@ -20,6 +22,7 @@ from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
 from pipeline.prepare import BuildModel, prepare, script_of, whole_model
 from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
+from pipeline.publishing import push_finished
 from pipeline.reading import read
 from pipeline.reports.card import write_card
 from pipeline.reports.curves import draw_curves
@@ -86,11 +89,12 @@ def run_recipe(
     datasets: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
 ) -> Run:
-    """Train by a recipe, then draw the curves and write the card from the run folder.
+    """Train by a recipe, draw the curves and write the card from the run folder; push it when that is asked for.
 
     `command` is what was typed, for the manifest and the card.
     """
     config = read_config(name, source, overrides)
+    offline = constants.is_offline_mode()  # before the run takes it on, because the hub did not answer
     with StopRequest() as stop:
         prepared = prepare(config, build_model=build_model, datasets=datasets, stop=stop, recipe=name, command=command)
         run = train(prepared, stop)
@@ -101,6 +105,8 @@ def run_recipe(
             write_card(run.output_dir)
         except OSError as error:  # a full disk: the model and its numbers are written
             logger.warning("curves.png and README.md were not written: %s", error)
+        if config.hub.push_to_hub:
+            run.pushed = push_finished(run.output_dir, config.hub, offline=offline)
     return run
 
 
@@ -204,4 +210,5 @@ def say(text: str) -> None:
 
 
 def _last_words(run: Run) -> str:
-    return f"{run!r}\nmodel: {run.output_dir / 'model'}   numbers: {run.output_dir / 'results.json'}"
+    lines = [repr(run), f"model: {run.output_dir / 'model'}   numbers: {run.output_dir / 'results.json'}", run.pushed]
+    return "\n".join(filter(None, lines))

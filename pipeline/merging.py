@@ -98,8 +98,9 @@ def inputs_to_compare(saved: Saved, config: Any, task: Task, model: nn.Module) -
     with suppress(UserError, OSError, StopIteration):
         if files and comparable:
             columns = task.columns()
-            found, _ = find_rows([files] if isinstance(files, str) else files, columns, config.data)
+            found, problems = find_rows([files] if isinstance(files, str) else files, columns, config.data)
             cells = list(islice(found, ROWS_TO_COMPARE))
+            problems.raise_any()  # a file that is gone has no rows either
             rows = Dataset.from_dict({name: [row[at] for row in cells] for at, name in enumerate(columns)})
             task.recall(saved.settings, {"validation": rows})  # labels may be written as numbers there
             features = encode_here(task, rows)

@@ -18,6 +18,7 @@ from pipeline import models
 from pipeline.accelerator import PACKAGE, asked_to_shard, make_accelerator
 from pipeline.config import saying_where
 from pipeline.errors import ConfigError
+from pipeline.hub import check_push
 from pipeline.models import license_of
 from pipeline.optim import Movement, apply, movements
 from pipeline.output import check_output
@@ -211,6 +212,8 @@ def _prepare(
     datasets: Mapping[str, Any] | None,
     stop: StopRequest,
 ) -> Prepared:
+    if config.hub.push_to_hub and processes.from_main(lambda: "" if check_push(config.hub) else "offline"):
+        models.go_offline()
     data = read(config, datasets, stop)
     task = data.task
     model = build_model(config, task)

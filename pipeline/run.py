@@ -43,6 +43,8 @@ class Run:
     """What `results.json` holds."""
     processing: Any
     """What turns rows into inputs: the tokenizer, or the image processor."""
+    pushed: str = ""
+    """What came of pushing it to a hub, when that was asked for."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

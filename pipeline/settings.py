@@ -14,6 +14,7 @@ from pipeline.data import DataConfig
 from pipeline.errors import ConfigError
 from pipeline.evaluation import EvalConfig
 from pipeline.guard import GuardConfig
+from pipeline.hub import HubConfig
 from pipeline.models import INITS, ModelConfig
 from pipeline.optim import OPTIMIZERS, SCHEDULES, OptimConfig
 from pipeline.sharding import check_sharding
@@ -36,6 +37,7 @@ class _Settings(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+    hub: HubConfig = HubConfig()
     extensions: dict[str, dict[str, Any]] = {}
     """Strategies of your own: `my_module:MyStrategy: {<setting>: ...}` at the top level lands here."""
     output_dir: str = "runs/graft"
@@ -120,6 +122,11 @@ def check(config: Any, *, has_validation: bool, has_test: bool = False) -> None:
         )
     if config.lora is not None and start_of(config) == "random":
         found.append("lora: adapters beside frozen random weights learn nothing useful; start from model_name_or_path")
+    adapter = config.lora is not None and not config.lora.merge
+    if config.hub.hub_push == "model" and adapter:
+        found.append("hub.hub_push: this run makes an adapter; expected adapter, merged or both")
+    elif config.hub.hub_push in ("adapter", "merged", "both") and not adapter and not config.extensions:
+        found.append(f"hub.hub_push: this run makes a whole model, not an adapter; leave out {config.hub.hub_push}")
     if config.data.streaming and not config.train.max_steps:
         found.append("data.streaming: a stream has no known end; say how long to train with train.max_steps")
     for key in ("sources", "streaming"):
