@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.functional import pad
 
 from pipeline import out_of_memory
 from pipeline.bootstrap import columns_of, numbers
@@ -267,8 +268,14 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
 
 def _gather(parts: list[Part], processes: Processes) -> dict[str, np.ndarray]:
     """All rows of all processes in row order. Plain tensors on the wire: nothing is pickled."""
-    everyone = processes.in_row_order({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+    everyone = processes.in_row_order({key: joined([part[key] for part in parts]) for key in parts[0]})
     return {key: value.numpy() for key, value in everyone.items() if key != "row"}
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts below each other, with -1 behind the end of rows that are narrower than the widest."""
+    widest = max(part.shape[-1] for part in parts)
+    return torch.cat([pad(part, (0, widest - part.shape[-1]), value=-1) if part.ndim > 1 else part for part in parts])
 
 
 def _compute(name: str, metric: Any, columns: dict[str, Any]) -> dict[str, float]:

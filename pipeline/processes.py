@@ -69,13 +69,13 @@ class Processes:
         return {key: value[known][order] for key, value in own.items()}
 
     def _everyones(self, own: Tensor) -> Tensor:
-        """The rows of all processes on the processor, by rank."""
-        sizes = [int(size) for size in self.share(str(len(own)))]
-        padded = own.new_zeros((max(sizes), *own.shape[1:]))
-        padded[: len(own)] = own
-        parts = [torch.empty_like(padded) for _ in sizes]
+        """The rows of all processes on the processor, by rank; -1 is behind those narrower than another process's."""
+        shapes = [json.loads(text) for text in self.share(json.dumps(list(own.shape)))]
+        padded = own.new_full([max(sizes) for sizes in zip(*shapes, strict=True)], -1)
+        padded[tuple(map(slice, own.shape))] = own
+        parts = [torch.empty_like(padded) for _ in shapes]
         distributed.all_gather(parts, padded, group=self.waiting)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return torch.cat([part[:rows] for part, (rows, *_) in zip(parts, shapes, strict=True)])
 
     def share(self, text: str) -> list[str]:
         """Every process's text, by rank. Waits for as long as the slowest one works."""

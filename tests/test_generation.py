@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from pipeline.api import read_config, run_recipe
 from pipeline.errors import ConfigError
-from pipeline.evaluation import collate
+from pipeline.evaluation import collate, joined
 from pipeline.prepare import Prepared, prepare
 from pipeline.settings import check
 from pipeline.stopping import Stopped
@@ -68,7 +68,7 @@ def test_a_batch_is_written_as_its_rows_one_by_one(kind: str, tmp_path: Path) ->
         with torch.inference_mode():
             together = task.generate(model, collate(task, split, ROWS, seed=0, epoch=0))["written"]
             alone = [task.generate(model, collate(task, split, ROWS[[row]], seed=0, epoch=0)) for row in ROWS]
-        assert together.shape == (9, 10) and torch.equal(together, torch.cat([part["written"] for part in alone]))
+        assert together.shape == (9, 10) and torch.equal(together, joined([part["written"] for part in alone]))
         wanted[name] = [[token for token in row if token != NOTHING] for row in together.tolist()]
         if name == "drawn":
             continue

@@ -14,10 +14,11 @@ from pipeline.errors import DataError
 
 Kind = Literal["int", "float", "ints", "text", "texts"]
 
+DTYPES = {"int": "i8", "float": "f8", "ints": "i1"}
 FEATURES: dict[Kind, Any] = {
     "int": datasets.Value("int64"),
     "float": datasets.Value("float64"),
-    "ints": datasets.Sequence(datasets.Value("int64")),
+    "ints": datasets.Sequence(datasets.Value("int8")),
     "text": datasets.Value("string"),
     "texts": datasets.Sequence(datasets.Value("string")),
 }
@@ -78,10 +79,13 @@ class LocalMetric(evaluate.Metric):
 
     def compute(self, **columns: Any) -> dict[str, float]:
         """Score the rows added so far and those given here, and forget them: `{name: value}`."""
+        if self.writer is None:  # all rows are given here: no table is made of them
+            rows = self._checked(columns) if columns else {}
+            if not any(map(len, rows.values())):
+                raise DataError(f"{self.name}: there is nothing to score: no row was added; is the split empty?")
+            return self.scores(**rows)
         if columns:
             self.add_batch(**columns)
-        if self.writer is None:
-            raise DataError(f"{self.name}: there is nothing to score: no row was added; is the split empty?")
         return super().compute()
 
     def add(self, *, prediction: Any = None, reference: Any = None, **columns: Any) -> None:
@@ -92,25 +96,30 @@ class LocalMetric(evaluate.Metric):
 
     def add_batch(self, **columns: Any) -> None:
         """Add rows: one list, array or tensor per input, all of one length."""
+        rows = self._checked(columns)
+        if any(map(len, rows.values())):
+            super().add_batch(**rows)
+
+    def _checked(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """The columns as arrays and lists of one length."""
         if set(columns) != set(self.inputs):
             raise ValueError(f"{self.name}: expected the columns {list(self.inputs)}, got {list(columns)}")
         arrays = {name: to_array(columns[name], kind, where=f"{self.name}: {name}") for name, kind in self.named()}
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{self.name}: the columns differ in length: {lengths}")
-        if any(lengths.values()):
-            super().add_batch(**arrays)
+        return arrays
 
 
 def _column(values: Any, kind: Kind) -> Any:
     """What `score` gets of a column."""
     if kind in ("text", "texts"):
         return list(values)
-    return np.asarray(values, dtype="f8" if kind == "float" else "i8")
+    return np.asarray(values, dtype=DTYPES[kind])
 
 
 def to_array(values: Any, kind: Kind, *, where: str) -> Any:
-    """Values of one column as int64 or float64, checked: (rows,), or (rows, labels) for `ints`; texts as a list."""
+    """Values of one column, checked: (rows,) of int64 or float64, (rows, labels) of int8 for `ints`; lists of texts."""
     if kind in ("text", "texts"):
         whole = str if kind == "text" else list
         if others := [value for value in values if not isinstance(value, whole)]:
@@ -123,7 +132,7 @@ def to_array(values: Any, kind: Kind, *, where: str) -> Any:
     array = np.asarray(values)
     dimensions = 2 if kind == "ints" else 1
     if array.size == 0:
-        return array.reshape((0,) * dimensions).astype("f8" if kind == "float" else "i8")
+        return array.reshape((0,) * dimensions).astype(DTYPES[kind])
     if array.ndim != dimensions:
         raise ValueError(f"{where}: expected {dimensions} dimension(s), got the shape {array.shape}")
     if kind == "float":
@@ -138,4 +147,6 @@ def to_array(values: Any, kind: Kind, *, where: str) -> Any:
         return array.astype("f8")
     if array.dtype.kind not in "iub":
         raise TypeError(f"{where}: expected whole numbers, got {array.dtype}; take the argmax or compare first")
-    return array.astype("i8")
+    if kind == "ints" and not np.isin((array.min(), array.max()), (0, 1)).all():
+        raise TypeError(f"{where}: expected zeros and ones, got {array.min()} to {array.max()}")
+    return array.astype(DTYPES[kind])

@@ -1,4 +1,4 @@
-"""Text written by a model at evaluation: its settings, token ids of one width for a batch, and the texts they are."""
+"""Text written by a model at evaluation: its settings, the token ids of a batch, and the texts they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -80,7 +80,7 @@ def write(
     decoder_start: int | None = None,
     end_mark: int | None = None,
 ) -> Tensor:
-    """Token ids (batch, width) that follow `inputs` (`input_ids`, `attention_mask`), with -1 behind their EOS.
+    """Token ids (batch, at most width) that follow `inputs` (`input_ids`, `attention_mask`), with -1 behind their EOS.
 
     `end_mark` ends a text as EOS does: what a chat template sets behind a turn.
 
@@ -95,8 +95,7 @@ def write(
         )
     new = found[:, 1:] if decoder_start is not None else found[:, inputs["input_ids"].shape[1] :]
     ends = sum((new == mark).int() for mark in _marks(tokenizer, end_mark))
-    new = torch.where(ends.cumsum(1) - ends > 0, NOTHING, new)
-    return nn.functional.pad(new, (0, width - new.shape[1]), value=NOTHING)
+    return torch.where(ends.cumsum(1) - ends > 0, NOTHING, new).int()
 
 
 def _generation_config(
