@@ -116,17 +116,9 @@ def _samples(prepared: Prepared, console: Console) -> None:
     rows = np.arange(min(SAMPLES, len(prepared.splits["train"])))
     batch = collate(task, prepared.splits["train"], rows, seed=prepared.config.train.seed, epoch=0)
     for row in range(len(rows)):
-        features = prepared.splits["train"][int(rows[row])]
         text = Text(f"row {row + 1}: ", style="bold")
         for piece, learned in task.show(batch, row):
             piece = f"[{piece}]" if learned and not console.is_terminal else piece
             text.append(clean(piece), style="bold green" if learned else "dim")
-        if "label" in features:
-            text.append(clean(f"  -> {features['label']}"), style="bold green")
-        if "target_ids" in features:
-            pieces = task.tokenizer.convert_ids_to_tokens(features["target_ids"])
-            shown = pieces if console.is_terminal else [f"[{piece}]" for piece in pieces]
-            text.append(clean(f"  -> {''.join(shown)}"), style="bold green")
         console.print(text)
-    if task.modality == "text":
-        console.print("(green, or in brackets: tokens that are learned)", style="dim", highlight=False, markup=False)
+    console.print("(green, or in brackets: what is learned)", style="dim", highlight=False, markup=False)

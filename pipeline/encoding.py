@@ -23,9 +23,24 @@ SHOWN = 20
 """Bad rows in a message; further batches are not looked at."""
 
 
+def code_files(kind: type[Task]) -> list[Path]:
+    """The files whose code makes features of rows: the packages of the task's classes and of `pipeline.data`, and this.
+
+    A class of the user's own that stands in no package brings its own file alone.
+    """
+    files = [Path(inspect.getfile(part)) for part in kind.__mro__[:-1]]
+    packages = {file.parent for file in files if (file.parent / "__init__.py").is_file()}
+    packages.add(Path(inspect.getfile(DataConfig)).parent)
+    beside = [file for package in packages for file in package.glob("*.py")]
+    return sorted({*files, *beside, Path(__file__)})
+
+
 def code_of(task: Task) -> str:
-    """Hash of the file that the task's class stands in."""
-    return hashlib.sha256(Path(inspect.getfile(type(task))).read_bytes()).hexdigest()
+    """Hash of the code that rows go through on their way to features."""
+    digest = hashlib.sha256()
+    for file in code_files(type(task)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def cache_folder(data: DataConfig) -> Path:

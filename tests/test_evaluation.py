@@ -19,6 +19,7 @@ from pipeline.evaluation import evaluate, refuse_misfits
 from pipeline.metrics import METRICS
 from pipeline.processes import Processes
 from pipeline.stopping import Stopped, StopRequest
+from pipeline.tasks.base import TOGETHER
 
 VOCABULARY, LENGTH, BATCH = 5000, 16, 4
 
@@ -168,6 +169,19 @@ def test_intervals_are_those_of_the_statistic() -> None:
     assert found["accuracy"] == pytest.approx([0.7 - spread, 0.7 + spread], abs=0.01)
     assert intervals(metrics, columns, 2000, 0, poll=never) == found
     assert intervals(metrics, columns, 2000, 1, poll=never) != found
+
+
+def test_words_of_a_sentence_are_drawn_together() -> None:
+    """Sentences all right or all wrong: as many words tell no more than as many sentences, and the interval says so."""
+    right = np.repeat(np.arange(50) < 35, 20)
+    columns = {"predictions": right.astype("i8"), "references": np.ones(1000, "i8")}
+    metrics = {"accuracy": METRICS["accuracy"]()}
+    together = {**columns, TOGETHER: np.repeat(np.arange(50), 20)}
+    low, high = intervals(metrics, together, 2000, 0, poll=never)["accuracy"] or [0, 0]
+    spread = 1.96 * np.sqrt(0.7 * 0.3 / 50)
+    assert [low, high] == pytest.approx([0.7 - spread, 0.7 + spread], abs=0.02)
+    alone = intervals(metrics, columns, 200, 0, poll=never)["accuracy"] or [0, 1]
+    assert high - low > 3 * (alone[1] - alone[0])
 
 
 def test_intervals_of_a_metric_of_texts_and_of_one_that_may_be_undefined() -> None:

@@ -17,7 +17,7 @@ from pipeline.optim.rules import Rule
 
 IGNORED = -100
 """Label of a position that is not learned from (the value PyTorch's cross-entropy ignores)."""
-
+TOGETHER = "drawn_together"  # a column of `examples`: equal numbers in a row are drawn together for an interval
 Batch = dict[str, Tensor]
 Features = dict[str, list[Any]]
 """Columns of encoded rows: `input_ids` (or `length`, where rows are not tokens) and whatever else `collate` reads."""
@@ -220,8 +220,8 @@ class Task:
         raise NotImplementedError
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
-        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept):
-        numbers, or rows of a width that is the same in every batch."""
+        """What the metrics need, one entry per row of the batch, reduced on the device (logits are never kept): numbers
+        or rows of them, to which -1 is added up to the widest of the split. Small types: int8 or int32, never int16."""
         raise NotImplementedError
 
     def generate(self, model: nn.Module, batch: Batch) -> Batch:
@@ -290,7 +290,7 @@ class Task:
         return int(np.max(features["length"]))
 
     def show(self, batch: Batch, row: int) -> list[tuple[str, bool]]:
-        """A row of a batch as the model sees it, in pieces, and whether each carries a loss term."""
+        """A row of a batch as the model sees it and what it is to answer, in pieces, and whether each is learned."""
         read = batch["attention_mask"][row].bool()
         tokens = self.tokenizer.convert_ids_to_tokens(batch["input_ids"][row][read].tolist())
         return list(zip(tokens, self.trained_positions(batch)[row][read].tolist(), strict=True))

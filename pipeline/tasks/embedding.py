@@ -188,6 +188,10 @@ class Embedding(Task):
             batch["texts"] = torch.tensor([_number(text) for text in texts]).view(-1, len(features)).T.contiguous()
         return batch
 
+    def show(self, batch: Batch, row: int) -> list[tuple[str, bool]]:
+        cosine = [(" -> ", False), (f"cosine {batch['labels'][row]:.4g}", True)] if self.scored else []
+        return [*super().show(batch, row), *cosine]
+
     def terms(self, batch: Batch) -> int:
         return len(batch["labels" if self.scored else "texts"])
 

@@ -171,4 +171,5 @@ class ImageClassification(Task):
         pixels = batch["pixel_values"][row]
         channels, height, width = pixels.shape
         said = f"image of {width} x {height} pixels in {channels} channel{'s' if channels > 1 else ''}, "
-        return [(said + f"values {pixels.min():.2f} to {pixels.max():.2f}", False)]
+        said += f"values {pixels.min():.2f} to {pixels.max():.2f} -> "
+        return [(said, False), (self.label_names[batch["labels"][row]], True)]

@@ -198,6 +198,9 @@ class MultipleChoice(Task):
     def metrics(self) -> list[str]:
         return ["accuracy"]
 
+    def show(self, batch: Batch, row: int) -> list[tuple[str, bool]]:
+        return [*super().show(batch, row), (" -> ", False), (f"choice {batch['labels'][row]}", True)]
+
 
 def form_of(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> str:
     """What the labels are: the form that fits every row, or the likeliest when none does.

@@ -175,3 +175,8 @@ class Seq2Seq(Task):
     def unlearnable(self, features: Any) -> np.ndarray:
         """A source without a token gives the encoder nothing to read; every target has its EOS at least."""
         return np.flatnonzero(np.array([not row for row in features["input_ids"]], dtype=bool))
+
+    def show(self, batch: Batch, row: int) -> list[tuple[str, bool]]:
+        target = batch["labels"][row]
+        pieces = self.tokenizer.convert_ids_to_tokens(target[target != IGNORED].tolist())
+        return [*super().show(batch, row), (" -> ", False), *((piece, True) for piece in pieces)]

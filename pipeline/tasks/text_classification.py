@@ -191,8 +191,9 @@ class TextClassification(Task):
         return functional.mse_loss(said, self.scaling.apply(labels), reduction="none")
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
-        if self.config.problem_type == "multi_label_classification":  # thresholds may depend on all rows together
-            return {"scores": logits.sigmoid(), "references": batch["labels"].long()}
+        if self.config.problem_type == "multi_label_classification":  # kept for every label of every row: small
+            scores, references = logits.sigmoid(), batch["labels"].to(torch.int8)
+            return {**({"scores": scores} if self.tunes else self._chosen(scores)), "references": references}
         whole = self.config.problem_type == "single_label_classification"
         predictions = logits.argmax(-1) if whole else self.scaling.undo(logits.squeeze(-1))
         return {"predictions": predictions, "references": batch["labels"]}
@@ -206,9 +207,15 @@ class TextClassification(Task):
             self.thresholds = best_thresholds(columns["scores"], columns["references"])
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
-        if self.config.problem_type != "multi_label_classification":
+        if not self.tunes:
             return columns
-        return {**columns, "predictions": (columns["scores"] > self.thresholds).astype("i8")}
+        chosen = self._chosen(torch.from_numpy(columns["scores"]))
+        return {**columns, "predictions": chosen["predictions"].numpy()}
+
+    def _chosen(self, scores: Tensor) -> Batch:
+        """The labels above their thresholds."""
+        thresholds = torch.as_tensor(self.thresholds, device=scores.device)
+        return {"predictions": (scores > thresholds).to(torch.int8)}
 
     def exported(self, model: nn.Module) -> nn.Module:
         """The head in the labels' unit; `label_thresholds`, or the unit of the loss, in the config of the model."""
@@ -233,6 +240,16 @@ class TextClassification(Task):
             scaling = {"mean": self.scaling.mean, "std": self.scaling.std}
             return {"label_scaling": scaling if self.scaling.standard else None}
         return {"label_thresholds": self.thresholds.tolist()} if len(self.thresholds) else {}
+
+    def show(self, batch: Batch, row: int) -> list[tuple[str, bool]]:
+        labels = batch["labels"][row]
+        if self.config.problem_type == "regression":
+            answer = f"{labels:g}"
+        elif self.config.problem_type == "single_label_classification":
+            answer = self.label_names[labels]
+        else:
+            answer = ", ".join(name for name, given in zip(self.label_names, labels, strict=True) if given)
+        return [*super().show(batch, row), (" -> ", False), (answer, True)]
 
     def metrics(self) -> list[str]:
         if self.config.problem_type == "regression":

@@ -14,7 +14,7 @@ from torch.nn import functional
 from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.errors import ConfigError
-from pipeline.tasks.base import IGNORED, Batch, Features, Task
+from pipeline.tasks.base import IGNORED, TOGETHER, Batch, Features, Task
 from pipeline.tasks.labels import check_labels, choose_labels, recall_labels
 from pipeline.tasks.padding import attention_mask, pad
 from pipeline.tasks.spans import OUTSIDE, Span, read_spans, tags_of, words_of
@@ -237,9 +237,8 @@ class TokenClassification(Task):
         return functional.cross_entropy(*flattened, ignore_index=IGNORED, reduction="sum"), logits
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
-        """The most likely tag of every token, as wide as the widest window may be: (batch, max_length), then -1."""
-        ids = logits.argmax(-1).int()
-        return {"predictions": functional.pad(ids, (0, self.max_length - ids.shape[1]), value=-1)}
+        """The most likely tag of every token: (batch, longest), a byte each where the tags allow it."""
+        return {"predictions": logits.argmax(-1).to(torch.int8 if len(self.label_names) <= 128 else torch.int32)}
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         """Windows to rows: one list of tag names per row for entities; for plain tags their ids, one per word."""
@@ -250,7 +249,9 @@ class TokenClassification(Task):
                 if word >= 0:
                     predictions[row][word] = int(ids[position])
         if not self.entities:
-            return {"predictions": np.concatenate(predictions), "references": np.concatenate(references)}
+            sentences = np.repeat(np.arange(len(references)), [len(tags) for tags in references])
+            words = {"predictions": np.concatenate(predictions), "references": np.concatenate(references)}
+            return {**words, TOGETHER: sentences}
         names = [scorable(name) for name in self.label_names]
         return {
             "predictions": [[names[tag] for tag in row] for row in predictions],
