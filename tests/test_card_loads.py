@@ -55,7 +55,9 @@ class Runs(dict[tuple[str, str | None], Finished]):
         checkpoint = checkpoint_for(task, place / "start")
         given = settings(task, strategy, checkpoint, place / "run", eval_batch_size=3)
         config = read_config(RECIPE_OF[strategy], given)
-        prepared = prepare(config, datasets=data_of(config), recipe=RECIPE_OF[strategy])
+        (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n")
+        recipe, typed = RECIPE_OF[strategy], ["graft", RECIPE_OF[strategy], str(place / "it.yaml")]
+        prepared = prepare(config, datasets=data_of(config), recipe=recipe, command=typed)
         run = train(prepared)
         batch = collate(prepared.task, prepared.splits["validation"], np.arange(3), seed=0, epoch=0)
         logits = logits_of(run.model, prepared.task, batch)
@@ -110,6 +112,7 @@ def test_a_card_loads_its_model(task: str, strategy: str | None, runs: Runs, mon
     text = card.read_text()
     assert str(run.folder.parent) not in text and "{{" not in text and "{%" not in text
     assert "A model that " in text and run.task.purpose in text
+    assert f"```bash\ngraft {RECIPE_OF[strategy]} it.yaml\n```" in text and "(licence: mit)" in text
     assert ModelCard.load(card).data.pipeline_tag == run.task.pipeline_tag
 
 
