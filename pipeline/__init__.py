@@ -10,6 +10,7 @@ import pipeline.parent  # noqa: F401  before anything slow: it looks at who star
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pipeline.callbacks import Event as Event
     from pipeline.errors import ConfigError as ConfigError
     from pipeline.errors import DataError as DataError
     from pipeline.errors import UserError as UserError
@@ -37,6 +38,7 @@ PUBLIC = {
     "lora": "pipeline.functions",
     "train": "pipeline.functions",
     "Run": "pipeline.run",
+    "Event": "pipeline.callbacks",
     "compare": "pipeline.reports.compare",
     "Comparison": "pipeline.reports.compare",
     "push": "pipeline.publishing",

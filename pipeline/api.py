@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 from huggingface_hub import constants
 
+from pipeline.callbacks import Callback, Moment
 from pipeline.config import load, saying_where
 from pipeline.data_report import print_data
 from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
+from pipeline.given import Given
 from pipeline.prepare import BuildModel, prepare, script_of, whole_model
 from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
 from pipeline.publishing import push_finished
@@ -31,6 +33,7 @@ from pipeline.safe_text import SafeFormatter, clean, masked, print_exception
 from pipeline.settings import RunConfig, Start, start_of, user_strategy
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.strategies import STRATEGIES
+from pipeline.untouched import untouched
 
 logger = logging.getLogger("graft")
 Source = str | Path | Mapping[str, Any] | None
@@ -88,25 +91,39 @@ def run_recipe(
     build_model: BuildModel = whole_model,
     datasets: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
+    callbacks: Mapping[Moment, Sequence[Callback]] | None = None,
+    given: Given | None = None,
 ) -> Run:
     """Train by a recipe, draw the curves and write the card from the run folder; push it when that is asked for.
 
     `command` is what was typed, for the manifest and the card.
     """
-    config = read_config(name, source, overrides)
-    offline = constants.is_offline_mode()  # before the run takes it on, because the hub did not answer
-    with StopRequest() as stop:
-        prepared = prepare(config, build_model=build_model, datasets=datasets, stop=stop, recipe=name, command=command)
-        run = train(prepared, stop)
-        prepared.processes.close()
-    if prepared.accelerator.is_main_process:
-        try:
-            draw_curves(run.output_dir)
-            write_card(run.output_dir)
-        except OSError as error:  # a full disk: the model and its numbers are written
-            logger.warning("curves.png and README.md were not written: %s", error)
-        if config.hub.push_to_hub:
-            run.pushed = push_finished(run.output_dir, config.hub, offline=offline)
+    with untouched():
+        config = read_config(name, source, overrides)
+        if given and given.model is not None and RECIPES[name].start == "random":
+            raise ConfigError(f"model: {name} starts from random weights (model.config); use finetune, freeze or lora")
+        offline = constants.is_offline_mode()  # before the run takes it on, because the hub did not answer
+        with StopRequest() as stop:
+            prepared = prepare(
+                config,
+                build_model=build_model,
+                datasets=datasets,
+                stop=stop,
+                recipe=name,
+                command=command,
+                callbacks=callbacks,
+                given=given,
+            )
+            run = train(prepared, stop)
+            prepared.processes.close()
+        if prepared.accelerator.is_main_process:
+            try:
+                draw_curves(run.output_dir)
+                write_card(run.output_dir)
+            except OSError as error:  # a full disk: the model and its numbers are written
+                logger.warning("curves.png and README.md were not written: %s", error)
+            if config.hub.push_to_hub:
+                run.pushed = push_finished(run.output_dir, config.hub, offline=offline)
     return run
 
 

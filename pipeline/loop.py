@@ -27,6 +27,7 @@ def fit(training: Training) -> TrainState:
         last = state.step == training.total_steps
         if state.step % config.logging_steps == 0 or last:
             _log(training, outcome.norm, time.monotonic() - began)
+        training.tell("on_step", loss=outcome.loss / max(1, outcome.terms))
         stop, improved = outcome.stop, False
         if _is_due(training) and not stop:
             try:
@@ -37,6 +38,7 @@ def fit(training: Training) -> TrainState:
             raise training.stop.stopped(training.save(state))
         if not last and (improved or state.step % training.save_steps == 0):
             training.save(state)
+        state.stopped_early |= training.callbacks.asked_to_stop
     try:
         _evaluate(training)
     except Stopped:
@@ -99,7 +101,7 @@ def _log(training: Training, norm: float, seconds: float) -> None:
             {
                 "event": "train",
                 "step": state.step,
-                "epoch": round(state.step / training.steps_per_epoch, 4),
+                "epoch": training.epoch,
                 "loss": state.window_loss / state.window_terms,
                 "learning_rate": training.optimizer.param_groups[0]["lr"],
                 "grad_norm": norm,
@@ -125,11 +127,13 @@ def _evaluate(training: Training) -> bool:
         )
     value = results[training.main_metric]
     state.last_evaluated_step, state.last_results = state.step, results
-    if training.eval_config.better(training.main_metric, value, state.best_metric):
+    improved = training.eval_config.better(training.main_metric, value, state.best_metric)
+    if improved:
         state.best_metric, state.best_step, state.best_results = value, state.step, results
         state.evaluations_without_improvement = 0
-        return training.eval_config.load_best_model_at_end
-    state.evaluations_without_improvement += 1
-    patience = training.eval_config.early_stopping_patience
-    state.stopped_early = patience is not None and state.evaluations_without_improvement >= patience
-    return False
+    else:
+        state.evaluations_without_improvement += 1
+        patience = training.eval_config.early_stopping_patience
+        state.stopped_early = patience is not None and state.evaluations_without_improvement >= patience
+    training.tell("on_evaluate", loss=results["loss"], metrics=results, split="validation")
+    return improved and training.eval_config.load_best_model_at_end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,12 +14,19 @@ OF_A_RUN = {"manifest.json", "checkpoints", "config.yaml"}
 """A folder that holds one of these was written by a run."""
 OURS = {".lock", ".processes"}
 """What a start leaves in a folder before there is a run."""
+GIVEN = re.compile(r"(\.tmp-)?start-[0-9a-f]{12}")
+"""A start that was handed over from Python (pipeline/given.py), which stays for the next run that takes it."""
 EXAMPLE = Path("checkpoints", "step-000100")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a start has left this before there was a run."""
+    return path.name in OURS or bool(GIVEN.fullmatch(path.name))
 
 
 def is_foreign(inside: Iterable[Path]) -> bool:
     """Whether a folder holds files, and none that says they are a run's."""
-    names = {path.name for path in inside} - OURS
+    names = {path.name for path in inside if not is_ours(path)}
     return bool(names) and not OF_A_RUN & names
 
 
@@ -36,7 +44,7 @@ def check_output(output_dir: str, resume: str) -> None:
             f"output_dir: no permission to write in {there}; choose another folder, or let its owner give you the right"
         )
     elif there == folder and is_foreign(folder.iterdir()):
-        inside = sorted({path.name for path in folder.iterdir()} - OURS)
+        inside = sorted(path.name for path in folder.iterdir() if not is_ours(path))
         problems.append(
             f"output_dir: {output_dir} holds files that are no run of graft ({', '.join(inside[:3])}"
             f"{', ...' if len(inside) > 3 else ''}); choose another folder"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from torch import nn
 
 from pipeline import models
 from pipeline.accelerator import PACKAGE, asked_to_shard, make_accelerator
+from pipeline.callbacks import Callback, Moment
 from pipeline.config import saying_where
 from pipeline.errors import ConfigError
+from pipeline.given import Given, hash_of, settle, write
 from pipeline.hub import check_push
 from pipeline.models import license_of
 from pipeline.optim import Movement, apply, movements
@@ -51,6 +54,9 @@ class Prepared:
     """What was typed to start the run; empty when it was started from Python."""
     in_memory: bool = False
     """Whether the rows were handed over from Python, so that no file tells where they are."""
+    callbacks: Mapping[Moment, Sequence[Callback]] = field(default_factory=dict)
+    """The user's functions by the moment at which they are called."""
+    given: Given = Given()
 
     @property
     def task(self) -> Task:
@@ -71,12 +77,25 @@ class Prepared:
         """Split -> hash of its rows."""
         return self.data.fingerprints
 
+    def facts(self, step: int) -> dict[str, str]:
+        """What every process must see alike before the first step."""
+        described = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        rows = "".join(self.fingerprints.values())
+        return {
+            "configuration (its sha256)": sha256(described.encode()).hexdigest()[:12],
+            "set of rows (their sha256)": sha256(rows.encode()).hexdigest()[:12],
+            "step": str(step),
+            "version of torch": torch.__version__,
+            "set of functions to call": str({name: len(given) for name, given in self.callbacks.items()}),
+        }
+
     def describe(self) -> dict[str, Any]:
-        """Recipe, model and data for the manifest; a local folder by its last name alone."""
+        """Recipe, model, data and functions for the manifest; a local folder by its last name alone."""
         name = self.config.model.model_name_or_path
         local = name is not None and Path(name).exists()
         revision = self.config.model.revision
-        model = {"name": Path(name).name if local else name, "local": local, "revision": revision}
+        shown = self.given.described or (Path(name).name if local else name)
+        model = {"name": shown, "local": local, "revision": revision}
         if name is not None and self.processes.is_main:
             model |= license_of(name, revision)
         data = {
@@ -84,6 +103,8 @@ class Prepared:
         }
         start: dict[str, Any] = {"recipe": self.recipe, "script": self.script, "rows_in_memory": self.in_memory}
         start |= {"command": [without_paths(masked(word)) for word in self.command] or None}
+        if any(self.callbacks.values()):
+            start["functions"] = [moment for moment, functions in self.callbacks.items() if functions]
         return {**start, "model": model, "dataset": self._dataset(), "data": data}
 
     def _dataset(self) -> dict[str, Any] | None:
@@ -162,15 +183,20 @@ def prepare(
     stop: StopRequest | None = None,
     recipe: str = "train",
     command: Sequence[str] = (),
+    callbacks: Mapping[Moment, Sequence[Callback]] | None = None,
+    given: Given | None = None,
 ) -> Prepared:
     """Check, read, encode and build, cheap things first. Raises ConfigError or DataError with all problems found.
 
     Raises Stopped when `stop` is asked for meanwhile; what fails on one process fails on all.
     """
     with saying_where(config):
+        folder = settle(config, given) if given else None
         accelerator = _checked(config, datasets)
         processes, stop = Processes(accelerator), stop or StopRequest()
         try:
+            if given and folder:
+                processes.on_main(lambda: write(given, folder))
             prepared = _prepare(config, accelerator, processes, build_model, datasets, stop)
         except Exception as error:
             processes.meet(error)
@@ -182,6 +208,8 @@ def prepare(
         script=script_of(build_model),
         command=tuple(command),
         in_memory=datasets is not None,
+        callbacks=callbacks or {},
+        given=given or Given(),
     )
 
 
@@ -227,15 +255,6 @@ def _prepare(
         checkpoint_activations(model)
     start_weights = None if type(task).reference is Task.reference else hash_of(model)
     return Prepared(config, accelerator, processes, data, model, strategies, found, start_weights=start_weights)
-
-
-def hash_of(model: nn.Module) -> str:
-    """sha256 over all weights, by name."""
-    digest = sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def checkpoint_activations(model: Any) -> None:

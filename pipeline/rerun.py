@@ -86,6 +86,11 @@ def refuse_unrepeatable(run_dir: Path, manifest: Mapping[str, Any], new: Path) -
             f"{run_dir}: its rows were handed over from Python, and no file tells where they are; call the function "
             "again, with output_dir set to a new folder"
         )
+    if manifest.get("functions") and was_ended(run_dir):
+        problems.append(
+            f"{run_dir}: it ended early, perhaps because your {', '.join(manifest['functions'])} asked for it, "
+            "and no file tells when it would again; call the recipe again from Python"
+        )
     if manifest.get("script"):
         problems.append(
             f"{run_dir}: its model was built by your own {manifest['script']}; start that again with "
@@ -97,6 +102,12 @@ def refuse_unrepeatable(run_dir: Path, manifest: Mapping[str, Any], new: Path) -
         problems.append(f"a launcher started this process; use `graft rerun {run_dir}`, which starts its own processes")
     if problems:
         raise ConfigError(problems)
+
+
+def was_ended(run_dir: Path) -> bool:
+    """Whether a run ended before its last step."""
+    text = (run_dir / "results.json").read_text(encoding="utf-8")
+    return bool(parse_object(text, f"{run_dir}/results.json").get("stopped_early"))
 
 
 def refuse_other_rows(config: Any, recorded: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import checkpoint
 from pipeline.errors import ConfigError
-from pipeline.output import OF_A_RUN, OURS, is_foreign
+from pipeline.output import OF_A_RUN, is_foreign, is_ours
 from pipeline.settings import make_task
 
 logger = logging.getLogger("graft")
@@ -87,7 +87,7 @@ def find_start(folder: Path, config: Any) -> Path | None:
 def move_aside(folder: Path) -> Path | None:
     """Put what an earlier run left in the folder beside it, so that a new start deletes nothing."""
     folder = folder.resolve()
-    left = [path for path in folder.iterdir() if path.name not in OURS]
+    left = [path for path in folder.iterdir() if not is_ours(path)]
     if not left:
         return None
     if is_foreign(left):

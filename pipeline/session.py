@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from pipeline.bootstrap import Intervals
+from pipeline.callbacks import Callbacks
+from pipeline.checkpoint import path_of
 from pipeline.config import dump
 from pipeline.data import Stream
 from pipeline.evaluation import collate, evaluate, load_metrics, metric_settings, to_device
@@ -103,6 +102,8 @@ class Session:
             log=lambda event: self.log.event(event),
             advance=self.advance,
             stop=self.stop,
+            callbacks=Callbacks(prepared.callbacks, self.processes),
+            folder=self.folder,
         )
 
     def do(self, start: Path | None) -> dict[str, Any]:
@@ -115,7 +116,8 @@ class Session:
         if start is not None:
             self._restore(start)
         if self.processes.count > 1:
-            self.processes.must_agree(self._facts(), "all processes must read the same files with the same settings")
+            facts = {**self.prepared.facts(training.state.step), **self.start_weights}
+            self.processes.must_agree(facts, "all processes must read the same files with the same settings")
         self.processes.on_main(lambda: write_text(self.folder / "config.yaml", dump(config)))
         self.write_manifest("running")
         start_trackers(self.accelerator, config.tracking, config.model_dump(mode="json"), self.folder.name)
@@ -142,19 +144,8 @@ class Session:
         scores = {"validation": found} if found else {}
         if "test" in self.prepared.splits:
             scores["test"] = self.evaluate("test", state.step, final=True)
+            self.training.tell("on_evaluate", loss=scores["test"]["loss"], metrics=scores["test"], split="test")
         return scores
-
-    def _facts(self) -> dict[str, str]:
-        """What every process must see alike before the first step."""
-        described = json.dumps(self.prepared.config.model_dump(mode="json"), sort_keys=True)
-        rows = "".join(self.prepared.fingerprints.values())
-        return {
-            "configuration (its sha256)": sha256(described.encode()).hexdigest()[:12],
-            "set of rows (their sha256)": sha256(rows.encode()).hexdigest()[:12],
-            "step": str(self.training.state.step),
-            "version of torch": torch.__version__,
-            **self.start_weights,
-        }
 
     def advance(self, step: int) -> None:
         """A step is done."""
@@ -217,9 +208,9 @@ class Session:
         self.evaluation_seconds += time.monotonic() - began
         if self.ended is None:
             self.evaluating_seconds = self.evaluation_seconds  # the part that lies within training
-        epoch = round(step / self.training.steps_per_epoch, 4)
         if not is_logged:
-            self.log.event({"event": "evaluate", "split": split, "step": step, "epoch": epoch, **found})
+            about = {"event": "evaluate", "split": split, "step": step, "epoch": self.training.epoch}
+            self.log.event({**about, **found})
         self.heartbeat.at("training", step + 1)
         return found
 
@@ -231,7 +222,7 @@ class Session:
     def save(self, state: TrainState) -> int | None:
         """Save, or say why not and go on; returns the step of the newest good checkpoint."""
         self.heartbeat.at("saving", state.step)
-        problem = self.keeper.save(state)
+        before, problem = self.keeper.saved_step, self.keeper.save(state)
         if problem is None:
             self.write_manifest("running")
         else:
@@ -241,6 +232,8 @@ class Session:
                 {"event": "not saved", "step": state.step, "reason": problem, "the newest checkpoint": newest}
             )
         self.heartbeat.at("training", state.step + 1)
+        if self.keeper.saved_step != before:
+            self.training.tell("on_save", folder=path_of(self.folder / "checkpoints", state.step))
         return self.keeper.saved_step
 
     def _restore(self, path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from pipeline.parent import PARENT, launched
+from pipeline import parent
 
 ECHO_SECONDS = 1.0
 """A terminal's Ctrl-C reaches a launched process twice, from the terminal and from the launcher."""
@@ -33,7 +33,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.noticed = 0.0
-        self.parent = PARENT if launched() else None
+        self.parent = parent.started_by if parent.launched() else None
         self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor, nn, optim
 
+from pipeline.callbacks import Callbacks, Event, Moment
 from pipeline.config import Section
 from pipeline.data.batching import steps_per_epoch
 from pipeline.evaluation import EvalConfig, collate
@@ -112,6 +115,8 @@ class Training:
     log: Callable[[dict[str, Any]], None]
     advance: Callable[[int], None]
     stop: StopRequest
+    callbacks: Callbacks
+    folder: Path
     state: TrainState = field(default_factory=TrainState)
     largest_micro_batch: int = 0
     """Positions of the largest micro-batch that went through on all processes; not saved, since a resumed run has to
@@ -146,6 +151,38 @@ class Training:
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return total_steps(self.config, len(self.dataset))
+
+    def tell(
+        self,
+        moment: Moment,
+        *,
+        loss: float | None = None,
+        metrics: Mapping[str, float] | None = None,
+        split: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """Call the user's functions of a moment; what one of them raises ends the run, once this step is saved."""
+
+        def event() -> Event:
+            return Event(
+                step=self.state.step,
+                total_steps=self.total_steps,
+                epoch=self.epoch,
+                loss=loss,
+                learning_rate=self.optimizer.param_groups[0]["lr"],
+                folder=folder or self.folder,
+                metrics=MappingProxyType(dict(metrics or {})),
+                split=split,
+            )
+
+        if (error := self.callbacks.tell(moment, event)) is not None:
+            self.save(self.state)
+            raise error
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the rows so far."""
+        return round(self.state.step / self.steps_per_epoch, 4)
 
     @property
     def micro_batch_size(self) -> int:
