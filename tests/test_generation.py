@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoTokenizer
 
 from pipeline.api import read_config, run_recipe
@@ -27,14 +28,17 @@ from tests.tiny import tiny_checkpoint, tiny_config, tiny_tokenizer
 PROMPTED = {"prompt_column": "prompt", "response_column": "response"}
 MODELS = {"t5": "AutoModelForSeq2SeqLM", "bart": "AutoModelForSeq2SeqLM"}
 MODELS |= {"llama": "AutoModelForCausalLM", "gpt2": "AutoModelForCausalLM"}
+OTHERS = {**dict.fromkeys(("marian", "mbart"), "AutoModelForSeq2SeqLM"), "qwen3": "AutoModelForCausalLM"}
+"""Architectures that are only trained, asked, saved and loaded again."""
 ROWS = np.arange(9)
 SPECIAL = ("PAD", "BOS", "EOS")
 
 
 def settings(kind: str, folder: Path, **generate: Any) -> dict[str, Any]:
     """A small run of the task that an architecture is for."""
-    start = tiny_checkpoint(folder / "start", kind, MODELS[kind])
-    name = "causal_lm" if MODELS[kind] == "AutoModelForCausalLM" else "seq2seq"
+    model_class = {**MODELS, **OTHERS}[kind]
+    start = tiny_checkpoint(folder / "start", kind, model_class)
+    name = "causal_lm" if model_class == "AutoModelForCausalLM" else "seq2seq"
     data = {"max_length": 48, **(PROMPTED if name == "causal_lm" else {})}
     task = {"name": name, "generate": {"max_new_tokens": 10, **generate}}
     flat = {"train_batch_size": 8, "learning_rate": 1e-2, "mixed_precision": "no", "output_dir": str(folder / "run")}
@@ -52,6 +56,19 @@ def taught(prepared: Prepared) -> torch.nn.Module:
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_write_after_loading_what_they_wrote_before(kind: str, tmp_path: Path) -> None:
+    given = settings(kind, tmp_path, num_beams=2) | {"max_steps": 3}
+    run = run_recipe("finetune", given, datasets=data_of(read_config("finetune", given)))
+    assert "exact_match" in run.metrics
+    folder = tmp_path / "run" / "model"
+    models: list[Any] = [run.model, vars(transformers)[OTHERS[kind]].from_pretrained(folder)]
+    words = AutoTokenizer.from_pretrained(folder)("the cat sat", return_tensors="pt")
+    asked = {key: words[key] for key in ("input_ids", "attention_mask")}
+    one, other = (model.eval().generate(**asked, max_new_tokens=6, do_sample=False) for model in models)
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", MODELS)

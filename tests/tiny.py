@@ -28,7 +28,7 @@ SPECIAL = {
 }
 ENCODERS = ("bert", "roberta", "distilbert")
 DECODERS = ("llama", "gpt2", "qwen2")
-ENCODER_DECODERS = ("t5", "bart", "marian")
+ENCODER_DECODERS = ("t5", "bart", "marian", "mbart")
 MODEL_TYPES = ENCODERS + DECODERS
 VISION = ("vit",)
 _STACK = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
@@ -41,9 +41,10 @@ _FAMILY: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
     "vit": {"image_size": 16, "patch_size": 4},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
-    **dict.fromkeys(("bart", "marian"), _BART),
+    **dict.fromkeys(("bart", "marian", "mbart"), _BART),
 }
 _COMMON = {
     "hidden_size": 32,
