@@ -143,7 +143,8 @@ def print_data(data: Data, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     report = describe_data(data)
     for split, found in report.items():
-        console.print(Text(clean(_line(split, found))), soft_wrap=True)
+        for line in (_line(split, found), *map(_share, found.get("sources", []))):
+            console.print(Text(clean(line)), soft_wrap=True)
         if "length" in found:
             _histogram(console, "tokens", _ranges(found["length"]["histogram"]))
         if "labels" in found:

@@ -64,7 +64,9 @@ def _key(config: Any, task: Task, files: Sequence[str]) -> str:
     """All that the tokens depend on. Files go by name, size and time of change: reading them is what is to be saved."""
     found = [(str(Path(file).resolve()), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     data = config.data.model_dump(mode="json", include=READING)
-    described = [ENCODING_VERSION, found, data, task.processing(), task.columns(), config.task.model_dump(mode="json")]
+    free = {*task.settings_of_scores, *task.settings_of_outputs}
+    own = config.task.model_dump(mode="json", exclude=free)
+    described = [ENCODING_VERSION, found, data, task.processing(), task.columns(), own]
     described.append(code_of(task))
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from pipeline import pretrain, tokenizing
 from pipeline.api import read_config
@@ -17,6 +19,7 @@ from pipeline.corpora import read_sources
 from pipeline.data import Mixture, token_type
 from pipeline.data.corpus import Corpus, Part
 from pipeline.data.packing import blocks
+from pipeline.data_report import print_data
 from pipeline.errors import ConfigError, DataError
 from pipeline.models import load_tokenizer
 from pipeline.reading import read
@@ -143,6 +146,15 @@ def test_what_was_done_before_a_stop_is_not_done_again(
     assert not added
 
 
+def test_a_changed_file_is_another_corpus(given: dict[str, Any], tmp_path: Path) -> None:
+    before = corpus_of(given, tmp_path, "cache")
+    (tmp_path / "one.jsonl").write_text((tmp_path / "one.jsonl").read_text().replace("cat", "cow"))
+    assert corpus_of(given, tmp_path, "cache") != before
+    shown = {**given, "task": {"name": "causal_lm", "sample_prompts": ["the cat"]}}
+    corpus_of(shown, tmp_path, "cache")  # what is shown changes no token
+    assert len(list((tmp_path / "cache").glob("*.corpus"))) == 3  # of two files, one of them twice
+
+
 def test_bad_rows_are_named_and_leave_nothing(given: dict[str, Any], tmp_path: Path) -> None:
     with (tmp_path / "two.jsonl").open("a") as file:
         file.write('{"text": 3}\n{"other": "x"}\n')
@@ -179,6 +191,7 @@ def test_a_mixture_has_the_asked_shares_of_tokens() -> None:
     shares = mixture.shares()
     assert [share["share"] for share in shares] == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)
     assert [share["passes"] for share in shares] == [0.75, 4.5, 0.75]
+    assert [share["tokens"] for share in shares] == [7500, 4500, 3000]
     taken = [mixture.rows[mixture.which == number] for number in range(3)]
     assert len(set(taken[0].tolist())) == 750
     assert sorted(np.bincount(taken[1]).tolist()) == [4] * 50 + [5] * 50  # every block before any comes again
@@ -196,6 +209,10 @@ def test_it_trains_and_resumes_and_says_its_shares(given: dict[str, Any], tmp_pa
     report = json.loads((tmp_path / "run" / "data.json").read_text())
     assert report["train"]["rows"] == 150
     assert [part["share"] for part in report["train"]["sources"]] == pytest.approx([0.25, 0.75], abs=0.02)
+    console = Console(file=io.StringIO(), width=200)
+    print_data(read(read_config("pretrain", {**given, **more}), None, StopRequest()), console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "source 1 (one.jsonl): " in shown and "asked for weight 3; read 1." in shown
     stopped = {**given, **more, "output_dir": str(tmp_path / "stopped")}
     with stop_after(3), pytest.raises(Stopped):
         pretrain(stopped)

@@ -12,6 +12,7 @@ from datasets import Dataset
 from pipeline import finetune
 from pipeline.__main__ import main
 from pipeline.data import overlap, see
+from pipeline.data_report import _lengths
 from pipeline.errors import DataError
 from tests.tiny import tiny_checkpoint
 
@@ -21,12 +22,19 @@ def column(*texts: str) -> Dataset:
 
 
 def test_overlap_counts_rows_that_say_the_same() -> None:
-    train = column("The cat sat.", "A dog ran", "!!!", "one", "one")
+    train = column("The cat sat.", "A dog ran", "!!!", "one", "one", "One")
     other = column("the  CAT sat", "A dog ran", "???", "!!!", "a new one")
     found = overlap(see(train, ["text"]), see(other, ["text"], keep=True))
     assert (found.rows, found.exact, found.normalized, found.share) == (5, 2, 3, 0.6)
     assert found.first == [(0, 0), (1, 1), (3, 2)]
     assert see(train, ["text"]).repeated == 1
+
+
+def test_lengths_by_hand() -> None:
+    found = _lengths(Dataset.from_dict({"length": [2, 4, 9], "truncated": [False, True, False]}), 9)
+    assert (found["tokens"], found["truncated"], found["truncated_share"]) == (15, 1, 0.333333)
+    assert {key: found["length"][key] for key in ("min", "median", "max")} == {"min": 2, "median": 4, "max": 9}
+    assert sum(found["length"]["histogram"]["counts"]) == 3
 
 
 def test_two_cells_are_not_one() -> None:

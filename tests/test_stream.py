@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -24,9 +25,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def asked() -> dict[str, Any]:
+    """What the hub is asked for."""
+    return {"name": "user/texts", "split": "train", "revision": COMMIT, "streaming": True}
+
+
+@pytest.fixture
+def given(tmp_path: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     rows = datasets.Dataset.from_json(str(write_rows(tmp_path / "rows.jsonl", 120, seed=3)), cache_dir=str(tmp_path))
-    asked: dict[str, Any] = {"name": "user/texts", "split": "train", "revision": COMMIT, "streaming": True}
 
     def load(name: str, subset: str | None, **settings: Any) -> Any:
         assert {"name": name, **settings} == asked and subset is None
@@ -58,6 +64,27 @@ def test_a_stream_is_the_same_however_it_is_asked(given: dict[str, Any]) -> None
         assert other[number]["input_ids"].tolist() == straight[number]
     other.window.clear()  # as if that many blocks had been read since
     assert other[50]["input_ids"].tolist() == straight[50]
+
+
+def test_every_pass_and_every_seed_has_an_order_of_its_own(given: dict[str, Any], tmp_path: Path) -> None:
+    texts = [json.loads(line)["text"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    orders = []
+    for seed in (0, 1):
+        found = read(read_config("pretrain", {**given, "seed": seed, "max_steps": 90}), None, StopRequest())
+        rows = [found.splits["train"][number]["input_ids"].tolist() for number in range(len(found.splits["train"]))]
+        orders.append([token for number, row in enumerate(rows) for token in row[number > 0 :]])
+    one_pass = sum(len(ids) for ids in found.task.encode({"text": texts})["input_ids"])
+    assert len(orders[0]) > one_pass + 100
+    assert orders[0][:100] != orders[0][one_pass : one_pass + 100] and orders[0][:100] != orders[1][:100]
+
+
+def test_another_commit_is_another_run(given: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Reading again gives the same rows only of the same commit."""
+    with stop_after(3), pytest.raises(Stopped):
+        pretrain(given)
+    asked["revision"] = COMMIT[::-1]
+    with pytest.raises(ConfigError, match="training rows: .* there, .* now"):
+        pretrain({**given, "data": {**given["data"], "dataset_revision": COMMIT[::-1]}})
 
 
 def test_a_stopped_run_goes_on_with_the_same_rows(given: dict[str, Any], tmp_path: Path) -> None:
