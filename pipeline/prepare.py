@@ -6,7 +6,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pipeline.models import license_of
 from pipeline.optim import Movement, apply, movements
 from pipeline.output import check_output
 from pipeline.processes import Processes
+from pipeline.reach import go_offline, noticing_lost_connections
 from pipeline.reading import Data, read
 from pipeline.safe_text import masked, without_paths
 from pipeline.settings import check, start_of, strategies_of
@@ -90,7 +91,7 @@ class Prepared:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Recipe, model, data and functions for the manifest; a local folder by its last name alone."""
+        """Recipe, model, data, functions and hub commits for the manifest; a local folder by its last name alone."""
         name = self.config.model.model_name_or_path
         local = name is not None and Path(name).exists()
         revision = self.config.model.revision
@@ -105,7 +106,8 @@ class Prepared:
         start |= {"command": [without_paths(masked(word)) for word in self.command] or None}
         if any(self.callbacks.values()):
             start["functions"] = [moment for moment, functions in self.callbacks.items() if functions]
-        return {**start, "model": model, "dataset": self._dataset(), "data": data}
+        pins = {what: asdict(pin) for what, pin in self.data.pins.items()}
+        return {**start, "model": model, "dataset": self._dataset(), "data": data, "hub": pins}
 
     def _dataset(self) -> dict[str, Any] | None:
         """The hub dataset of the rows: its name, and which of its splits is which of ours; None for other rows."""
@@ -197,7 +199,8 @@ def prepare(
         try:
             if given and folder:
                 processes.on_main(lambda: write(given, folder))
-            prepared = _prepare(config, accelerator, processes, build_model, datasets, stop)
+            with noticing_lost_connections():
+                prepared = _prepare(config, accelerator, processes, build_model, datasets, stop)
         except Exception as error:
             processes.meet(error)
             raise
@@ -241,8 +244,8 @@ def _prepare(
     stop: StopRequest,
 ) -> Prepared:
     if config.hub.push_to_hub and processes.from_main(lambda: "" if check_push(config.hub) else "offline"):
-        models.go_offline()
-    data = read(config, datasets, stop)
+        go_offline()
+    data = read(config, datasets, stop, processes=processes)
     task = data.task
     model = build_model(config, task)
     task.accept(model)

@@ -15,6 +15,8 @@ from pipeline.errors import ConfigError, DataError, nearest
 from pipeline.evaluation import load_metrics, refuse_misfits, reported_names, unscorable
 from pipeline.models.limit import length_limit
 from pipeline.optim import movements
+from pipeline.pinning import Pins, pin
+from pipeline.processes import Processes
 from pipeline.settings import make_task, start_of, strategies_of
 from pipeline.stopping import StopRequest
 from pipeline.strategies import Strategy
@@ -44,6 +46,8 @@ class Data:
     """Split -> rows that repeat an earlier one; not counted in a corpus or a stream."""
     shares: list[dict[str, Any]]
     """Of `data.sources`: what an epoch takes from each."""
+    pins: Pins
+    """What comes from the hub, with its commits."""
 
     def shared_rows(self, split: str) -> list[str]:
         """The first rows of a split that are training rows too, each as a sentence with both places."""
@@ -51,15 +55,20 @@ class Data:
         return shared(self.config.data, self.task, self.rows, split, pairs)
 
 
-def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, refuse: bool = True) -> Data:
+def read(
+    config: Any,
+    datasets: Mapping[str, Any] | None,
+    stop: StopRequest,
+    *,
+    refuse: bool = True,
+    processes: Processes | None = None,
+) -> Data:
     """Rows and features of all splits. Raises ConfigError or DataError with all problems found.
 
-    `refuse=False` lets rows through that are in two splits.
+    First the hub names in the configuration become commits (pipeline/pinning.py). `refuse=False` lets rows through
+    that are in two splits.
     """
-    models.prepare_hub(
-        {f"model.{key}": vars(config.model)[key] for key in ("model_name_or_path", "tokenizer_name_or_path")},
-        revision=config.model.revision,
-    )
+    pins = pin(config, processes)
     task = make_task(config)
     models.check_start(config.model, task.model_class)
     rows = load_splits(config.data, task.columns(), datasets=datasets, poll=stop.poll)
@@ -94,7 +103,8 @@ def read(config: Any, datasets: Mapping[str, Any] | None, stop: StopRequest, *, 
     documents = {"train": train.documents} if train else {}
     sizes = {**documents, **{split: len(part) for split, part in rows.items()}}
     repeated = {split: found.repeated for split, found in seen.items() if split in rows}
-    return Data(config, task, rows, splits, prints, overlaps, sizes, repeated, corpora.shares if corpora else [])
+    shares = corpora.shares if corpora else []
+    return Data(config, task, rows, splits, prints, overlaps, sizes, repeated, shares, pins)
 
 
 def _refuse_overlap(config: Any, task: Task, rows: Mapping[str, Any], overlaps: Mapping[str, Overlap]) -> None:

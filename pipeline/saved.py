@@ -16,9 +16,11 @@ from torch import nn
 
 from pipeline.config import load
 from pipeline.errors import ConfigError
-from pipeline.models import ModelConfig, from_checkpoint, locate, prepare_hub
+from pipeline.hub_names import locate
+from pipeline.models import ModelConfig, from_checkpoint
 from pipeline.models.load import quiet
 from pipeline.prepare import start_model
+from pipeline.reach import resolve
 from pipeline.reading import check_model, use_processing
 from pipeline.settings import RunConfig, make_task, user_strategy
 from pipeline.strategies import STRATEGIES
@@ -91,9 +93,9 @@ def _in_folder(name: str, folder: Path) -> Saved:
 
 
 def _on_hub(name: str, revision: str | None) -> Saved:
-    prepare_hub({"model": name}, revision=revision)
+    commit = resolve(name, revision, what="model", revision_key="revision")
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=FETCHED))
+        folder = Path(huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=FETCHED))
     except LocalEntryNotFoundError as error:
         at = f" at revision {revision}" if revision else ""
         raise ConfigError(f"model: {name}{at} is not in the local cache, and the hub is not reached") from error
@@ -159,7 +161,9 @@ def recall_task(saved: Saved, config: Any, splits: Mapping[str, Any]) -> Task:
 def ready(saved: Saved, config: Any, task: Task) -> None:
     """Give a task that knows its labels its tokenizer, and let it look at the outline of the model."""
     try:
-        prepare_hub({"model.model_name_or_path": config.model.model_name_or_path}, revision=config.model.revision)
+        base = config.model
+        commit = resolve(base.model_name_or_path, base.revision, what="model.model_name_or_path")
+        base.revision = commit or base.revision  # of a folder there is none
         use_processing(config, task)
         check_model(config, task)
     except ConfigError as error:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,8 @@ from huggingface_hub import constants
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
-from pipeline.models import ModelConfig, from_checkpoint, from_config, load_tokenizer, locate, prepare_hub, reach
+from pipeline.models import ModelConfig, from_checkpoint, from_config, load_tokenizer
+from pipeline.reach import resolve
 from tests.tiny import ENCODERS, MODEL_TYPES, tiny_checkpoint, tiny_config, tiny_tokenizer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -120,50 +117,13 @@ def test_dropout_where_there_is_none(tokenizer: Any) -> None:
         {"model_name_or_path": "a", "init": "he_normal"},
         {"model_name_or_path": "a", "depth_scaled": True},
         {"config": {"model_type": "llama"}, "revision": "main"},
+        {"config": {"model_type": "llama"}, "tokenizer_revision": "main"},
         {"trust_remote_code": True},
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ModelConfig(**settings)
-
-
-@pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    if "datasets" in sys.modules:
-        monkeypatch.setattr(sys.modules["datasets"].config, "HF_HUB_OFFLINE", False)
-
-
-@pytest.mark.parametrize("silent", [True, False])
-def test_hub_that_does_not_answer(silent: bool, online: None, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    """A server that takes the connection and says nothing, and a port where nobody listens."""
-    monkeypatch.setattr(reach, "PROBE_SECONDS", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        if not silent:
-            server.close()
-        port = server.getsockname()[1] if silent else 9
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
-        start = time.perf_counter()
-        with pytest.raises(ConfigError, match="someone/model is no local folder and is not in the local cache"):
-            prepare_hub({"model.model_name_or_path": "someone/model", "model.tokenizer_name_or_path": None})
-        assert time.perf_counter() - start < 3
-    assert constants.HF_HUB_OFFLINE and os.environ["HF_HUB_OFFLINE"] == "1"
-    assert "does not answer; working from the local cache" in caplog.text
-
-
-def test_hub_that_answers_stays_on(online: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "_reachable", lambda: True)
-    prepare_hub({"model.model_name_or_path": "someone/model"})
-    assert not constants.HF_HUB_OFFLINE
-
-
-def test_folders_ask_nobody(online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "_reachable", lambda: pytest.fail("asked the hub"))
-    prepare_hub({"model.model_name_or_path": str(tmp_path), "model.tokenizer_name_or_path": None})
-    with pytest.raises(ConfigError, match="there is no folder ./nothing"):
-        prepare_hub({"model.model_name_or_path": "./nothing"})
 
 
 def test_offline_name_in_the_cache_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,23 +134,10 @@ def test_offline_name_in_the_cache_is_taken(tmp_path: Path, monkeypatch: pytest.
     snapshot = repository / "snapshots" / commit
     tiny_checkpoint(snapshot, "llama", CAUSAL)
     config = ModelConfig(model_name_or_path="someone/kept")
-    prepare_hub({"model.model_name_or_path": config.model_name_or_path})
+    assert resolve("someone/kept", what="model.model_name_or_path") == commit
     tokenizer = load_tokenizer(config)
     model = from_checkpoint(config, model_class=CAUSAL, model_kwargs={}, tokenizer=tokenizer, new_parameters=None)
     assert model.config.model_type == "llama"
-
-
-def test_locate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my model").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert locate("~/my model", what="model") == str(tmp_path / "my model")
-    assert locate("gpt2", what="model") == "gpt2"
-    for name in ("a/b/c", "/nowhere/at/all", "https://huggingface.co/gpt2"):
-        with pytest.raises(ConfigError, match="there is no folder"):
-            locate(name, what="model")
-    (tmp_path / "file.json").write_text("{}")
-    with pytest.raises(ConfigError, match="is a file; give the folder"):
-        locate(str(tmp_path / "file.json"), what="model")
 
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason="no ../shared/data/stories260K-llama")

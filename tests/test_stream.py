@@ -120,7 +120,7 @@ def test_a_stop_is_heard_while_the_stream_is_read_again(given: dict[str, Any], t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset_revision": "main"}, "needs data.dataset_revision as a commit of 40 hexadecimal digits"),
+        ({"dataset_revision": "main"}, "data.dataset_revision: 'main' of user/texts is not in the local cache"),
         ({"max_steps": None}, "a stream has no known end; say how long to train with train.max_steps"),
         ({"train_sampling_strategy": "random"}, "set train.train_sampling_strategy: sequential"),
         ({"packing": "none"}, "read in blocks; set data.packing: blocks"),

@@ -6,6 +6,7 @@ from pipeline.data.cache import beside, default_cache_dir, encode_cached, locked
 from pipeline.data.columns import LABEL_KINDS, Kind
 from pipeline.data.corpus import Blocks, Corpus, join, token_type
 from pipeline.data.fingerprint import fingerprint
+from pipeline.data.hub import commit_in_cache, datasets_are_offline
 from pipeline.data.images import identity, open_image
 from pipeline.data.mixture import Mixture
 from pipeline.data.overlap import Overlap, Seen, digests_of, only, overlap, see
@@ -25,6 +26,8 @@ __all__ = [
     "Seen",
     "Stream",
     "beside",
+    "commit_in_cache",
+    "datasets_are_offline",
     "default_cache_dir",
     "digests_of",
     "encode_cached",

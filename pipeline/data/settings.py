@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.config import Section
 from pipeline.errors import ConfigError
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 Files = str | list[str] | None
 Count = Annotated[int, Field(ge=1)]
 
@@ -37,8 +35,7 @@ class DataConfig(Section):
     """Processes that tokenize the sources."""
     streaming: bool = False
     """Read `dataset_name` while training, for what does not fit on the disk; in blocks, for `max_steps` steps. To go
-    on after a stop it is read again from the start up to where the run was, which needs `dataset_revision` as a commit.
-    """
+    on after a stop it is read again from the start up to where the run was, at the commit where the run began."""
     shuffle_buffer_size: int = Field(10_000, ge=0)
     """Rows of a stream among which the next one is drawn; 0: in the order of the dataset."""
     train_file: Files = None
@@ -54,7 +51,8 @@ class DataConfig(Section):
     dataset_config: str | None = None
     """Configuration (subset) of the hub dataset."""
     dataset_revision: str | None = None
-    """Commit, tag or branch of the hub dataset."""
+    """Branch, tag or commit of the hub dataset; the default is the newest. As with `model.revision`, a run looks up the
+    commit once and keeps it."""
     dataset_train_split: str = "train"
     """Split of the hub dataset to train on."""
     dataset_validation_split: str | None = None
@@ -162,11 +160,6 @@ class DataConfig(Section):
         if self.streaming:
             if self.dataset_name is None:
                 problems.append("data.streaming: is for a hub dataset (data.dataset_name); files are read in any case")
-            if not COMMIT.fullmatch(self.dataset_revision or ""):
-                problems.append(
-                    "data.streaming: needs data.dataset_revision as a commit of 40 hexadecimal digits: a branch may "
-                    "change, and a run that goes on would read other rows"
-                )
             if self.validation_split_fraction is not None or self.max_train_samples is not None:
                 problems.append(
                     "data.streaming: rows cannot be counted or drawn from a stream; leave "

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data.columns import LABEL_KINDS, Kind, Problems, Row, build, normal_rows
 from pipeline.data.cut import cut
+from pipeline.data.hub import load_hub
 from pipeline.data.image_folders import is_image_folder
 from pipeline.data.images import located
 from pipeline.data.readers import READERS, read
 from pipeline.data.settings import DataConfig
 from pipeline.data.tables import read_dataset
-from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.safe_text import masked
+from pipeline.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLITS = ("train", "validation", "test")
-PROBE_SECONDS = 3
 BOOKKEEPING = {"dataset_info.json", "state.json", "dataset_infos.json"}
 """What datasets writes beside the rows when it saves a folder."""
 logger = logging.getLogger(__name__)
@@ -182,7 +179,7 @@ def _configured(config: DataConfig) -> dict[str, Any]:
         wanted = {split: name for split, name in hub_splits.items() if name is not None and split not in sources}
         if config.streaming:
             del wanted["train"]
-        sources |= _load_hub(config, wanted)
+        sources |= load_hub(config, wanted)
     elif config.dataset_validation_split is not None or config.dataset_test_split is not None:
         raise ConfigError(
             [
@@ -227,51 +224,3 @@ def _rows(
         for file in files:
             rows = read(file, wanted, config, problems)
             yield from located(rows, images, file.parent) if images else rows
-
-
-def _load_hub(config: DataConfig, splits: Mapping[str, str]) -> dict[str, Dataset]:
-    """Splits of a hub dataset, from the cache when the hub cannot be reached."""
-    from datasets import Dataset, load_dataset
-
-    name = config.dataset_name
-    assert name is not None
-    if Path(name).expanduser().exists():
-        raise ConfigError(f"data.dataset_name: {name} is a local path; use train_file (and validation_file) for it")
-    reason = offline()
-    loaded = {}
-    for split, hub_split in splits.items():
-        try:
-            settings = {"split": hub_split, "revision": config.dataset_revision}
-            if config.streaming:  # else all splits would be fetched, and train does not fit on the disk
-                rows = load_dataset(name, config.dataset_config, streaming=True, **settings)
-                loaded[split] = Dataset.from_list(list(islice(rows, config.max_eval_samples)))
-            else:
-                loaded[split] = load_dataset(name, config.dataset_config, **settings)
-        except (OSError, ValueError, RuntimeError) as error:
-            place = f"data.dataset_name: {name} (split {hub_split!r})"
-            if reason:
-                raise DataError(
-                    f"{place}: the hub cannot be reached ({reason}) and the dataset is not in the cache; "
-                    "go online once, or download its files and use train_file"
-                ) from error
-            raise DataError(f"{place}: {str(error).splitlines()[0]}") from error
-    return loaded
-
-
-def offline() -> str:
-    """Why the hub cannot be reached, or nothing. The client's own retries take more than twenty seconds to say so."""
-    from datasets import config as datasets_config
-    from huggingface_hub import constants
-
-    if datasets_config.HF_HUB_OFFLINE or constants.HF_HUB_OFFLINE:
-        datasets_config.HF_HUB_OFFLINE = True  # it copies the hub client's flag at import, which may be too early
-        return "offline mode"
-    try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return ""  # an answer, if not a friendly one
-    except OSError as error:
-        logger.warning("%s cannot be reached; only datasets in the cache can be used", masked(constants.ENDPOINT))
-        datasets_config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-        return str(error)
-    return ""

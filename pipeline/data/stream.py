@@ -1,7 +1,7 @@
 """A hub dataset that is read while it is learned from, for what does not fit on the disk.
 
 Rows can only be read from first to last. A run that goes on reads the stream again from the start up to where it was,
-which gives the same rows only when the dataset is the same: it is named by commit, not by branch.
+which gives the same rows only when the dataset is the same: a run keeps the commit it began with.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 
 from pipeline.data.columns import NORMAL_FORMS
 from pipeline.data.corpus import Blocks
+from pipeline.data.hub import ready
 from pipeline.data.packing import blocks
 from pipeline.data.settings import DataConfig
-from pipeline.data.sources import offline
 from pipeline.errors import DataError
 
 logger = logging.getLogger("graft")
@@ -155,7 +155,7 @@ def _load(config: DataConfig, seed: int) -> Any:
     from datasets import load_dataset  # over a second, which `--help` should not pay
 
     assert config.dataset_name is not None
-    reason = offline()
+    reason = ready()
     try:
         found = load_dataset(
             config.dataset_name,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.models import is_hub_id
+from pipeline.hub_names import is_hub_id
 from pipeline.safe_text import without_paths
 from pipeline.yaml_file import read_mapping, write_yaml
 

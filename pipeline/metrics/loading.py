@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import evaluate
-import huggingface_hub.constants
 
 from pipeline.config import resolve
 from pipeline.errors import ConfigError
+from pipeline.reach import why_offline
 
 logger = logging.getLogger(__name__)
 HUB = "hub:"
@@ -54,18 +54,21 @@ def from_path(path: Path, settings: Mapping[str, Any]) -> evaluate.Metric:
 def from_hub(name: str, settings: Mapping[str, Any]) -> evaluate.Metric:
     """`evaluate.load`, which finds what the cache holds when the hub cannot be reached."""
     logger.warning("metric %s%s runs Python code of the hub repository %s", HUB, name, name)
-    offline = evaluate.config.HF_EVALUATE_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE
     before = evaluate.config.HF_EVALUATE_OFFLINE
+    offline = "offline mode" if before else why_offline()
     # evaluate does not look at HF_HUB_OFFLINE and would try the network for seconds.
-    evaluate.config.HF_EVALUATE_OFFLINE = offline
+    evaluate.config.HF_EVALUATE_OFFLINE = bool(offline)
+    # Or it tells a counter at s3.amazonaws.com the name of the metric, of a private one on a hub of your own too.
+    evaluate.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     try:
         return evaluate.load(name, **settings)
     except (ImportError, OSError) as error:
-        reason = (
-            "offline mode is on and it is not in the cache; unset HF_HUB_OFFLINE and HF_EVALUATE_OFFLINE to fetch it"
-            if offline
-            else f"the hub was not reached, or has no such metric, or it needs a missing package ({error})"
-        )
+        reason = f"the hub has no such metric, or it needs a missing package ({error})"
+        if offline == "offline mode":
+            reason = "offline mode is on and it is not in the cache; unset HF_HUB_OFFLINE and HF_EVALUATE_OFFLINE"
+            reason += " to fetch it"
+        elif offline:
+            reason = "the hub is not reached and it is not in the cache; fetch it once with network access"
         raise ConfigError(f"metric: cannot load {HUB}{name}: {reason}") from error
     finally:
         evaluate.config.HF_EVALUATE_OFFLINE = before

@@ -19,7 +19,6 @@ from pipeline.models.license import license_of
 from pipeline.models.load import checkpoint_labels, from_checkpoint
 from pipeline.models.memory import free_memory, memory_estimate
 from pipeline.models.outline import check_start, outline
-from pipeline.models.reach import go_offline, is_hub_id, locate, prepare_hub
 from pipeline.models.settings import ModelConfig
 from pipeline.models.tokenizer import load_tokenizer, token_rows
 
@@ -35,19 +34,15 @@ __all__ = [
     "free_memory",
     "from_checkpoint",
     "from_config",
-    "go_offline",
     "initialize",
-    "is_hub_id",
     "layer_prefixes",
     "license_of",
     "load_image_processor",
     "load_tokenizer",
-    "locate",
     "lora_target_modules",
     "memory_estimate",
     "outline",
     "parameter_table",
     "position_limit",
-    "prepare_hub",
     "token_rows",
 ]

@@ -18,9 +18,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pipeline.config import resolve
 from pipeline.errors import ConfigError, nearest
+from pipeline.hub_names import locate
 from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer
 from pipeline.models.init import INITS, initialize
-from pipeline.models.reach import locate
 from pipeline.models.settings import ModelConfig
 from pipeline.models.tokenizer import token_rows
 
@@ -48,7 +48,7 @@ def from_config(
     Raises ConfigError for an unknown model type, setting or value, and when the architecture cannot do the task.
     """
     resolve(INITS, config.init, what="model.init")
-    model_config = read_config(config.config, tokenizer)
+    model_config = read_config(config, tokenizer)
     check_architecture(model_config, model_class, where=KEY)
     apply_task(model_config, model_kwargs)
     if config.dropout is not None:
@@ -67,7 +67,8 @@ def from_config(
     return model
 
 
-def read_config(source: dict[str, Any] | str | None, tokenizer: Any) -> PreTrainedConfig:
+def read_config(config: ModelConfig, tokenizer: Any) -> PreTrainedConfig:
+    source = config.config
     if source is None:
         raise ConfigError(f"{KEY}: is not set; give {{model_type: llama, ...}}, a config.json, its folder or a hub id")
     if isinstance(source, dict):
@@ -77,7 +78,9 @@ def read_config(source: dict[str, Any] | str | None, tokenizer: Any) -> PreTrain
         raise ConfigError(f"{KEY}: there is no file {source}")
     place = source if is_file else locate(source, what=KEY)
     try:
-        model_config = AutoConfig.from_pretrained(Path(place).expanduser() if Path(place).exists() else place)
+        model_config = AutoConfig.from_pretrained(
+            Path(place).expanduser() if Path(place).exists() else place, revision=config.revision
+        )
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise ConfigError(f"{KEY}: {source} has no config of a known architecture ({str(error)[:200]})") from error
     if tokenizer is not None:

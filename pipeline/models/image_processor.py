@@ -9,8 +9,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from pipeline.errors import ConfigError
+from pipeline.hub_names import locate
 from pipeline.models import build, load
-from pipeline.models.reach import locate
 from pipeline.models.settings import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def load_image_processor(config: ModelConfig) -> Any:
     deviation 0.5, in `num_channels` channels. ConfigError when the checkpoint's processor cannot be read.
     """
     if config.model_name_or_path is None:
-        return _made(build.read_config(config.config, None))
+        return _made(build.read_config(config, None))
     place, name = locate(config.model_name_or_path, what=load.KEY), config.model_name_or_path
     if Path(place).is_dir() and not (Path(place) / FILE).is_file():
         processor = _made(load.read_config(place, config))

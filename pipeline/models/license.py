@@ -9,7 +9,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.repocard import metadata_load
 
-from pipeline.models.reach import PROBE_SECONDS, is_hub_id
+from pipeline.hub_names import LOST, is_hub_id
+from pipeline.reach import PROBE_SECONDS
 
 KEYS = ("license", "license_name", "license_link")
 """What the hub calls it; the other two say which one it is when `license` is `other`."""
@@ -30,7 +31,7 @@ def license_of(name: str, revision: str | None = None) -> dict[str, str]:
         return {}
     try:
         return stated(Path(hf_hub_download(name, CARD, revision=revision, etag_timeout=PROBE_SECONDS)))
-    except (OSError, EntryNotFoundError):  # no card, or nobody to ask: then it is not known
+    except (OSError, EntryNotFoundError, LOST):  # no card, or nobody to ask: then it is not known
         return {}
 
 

@@ -12,6 +12,6 @@ from pipeline.models.settings import ModelConfig
 def length_limit(config: ModelConfig, tokenizer: Any) -> int | None:
     """Tokens the model of a run takes at most; None when its architecture sets no limit."""
     if config.model_name_or_path is None:
-        return position_limit(build.read_config(config.config, tokenizer))
+        return position_limit(build.read_config(config, tokenizer))
     place, _ = load.read_settings(config)
     return position_limit(load.read_config(place, config))

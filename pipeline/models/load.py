@@ -21,8 +21,8 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from pipeline.errors import ConfigError, nearest
+from pipeline.hub_names import locate
 from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer
-from pipeline.models.reach import locate
 from pipeline.models.settings import ModelConfig
 
 logger = logging.getLogger(__name__)

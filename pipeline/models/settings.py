@@ -18,12 +18,15 @@ class ModelConfig(Section):
     model_name_or_path: str | None = None
     """Checkpoint to start from: a hub id or a local folder."""
     revision: str | None = None
-    """Branch, tag or commit of the hub id; the default is the newest."""
+    """Branch, tag or commit of the hub id; the default is the newest. A run begins by looking up the commit, loads
+    everything from it, and writes it into its config.yaml."""
     config: dict[str, Any] | str | None = None
     """Start from random weights instead: `{model_type: llama, hidden_size: 128, ...}`, a config.json, its folder, or
     the hub id whose architecture is taken."""
     tokenizer_name_or_path: str | None = None
     """Where the tokenizer comes from when it is not with the model."""
+    tokenizer_revision: str | None = None
+    """Branch, tag or commit of the hub id in `tokenizer_name_or_path`."""
     init: str = "default"
     """How random weights are drawn; the names of `INITS`. `default` is the scheme the architecture's authors chose."""
     depth_scaled: bool = False
@@ -47,8 +50,10 @@ class ModelConfig(Section):
                 problems.append(
                     "model.depth_scaled: is for random weights (config), not for a checkpoint; leave it out"
                 )
-        elif self.revision is not None:
+        elif self.revision is not None and not isinstance(self.config, str):
             problems.append("model.revision: belongs to a hub id in model_name_or_path, which is not set")
+        if self.tokenizer_revision is not None and self.tokenizer_name_or_path is None:
+            problems.append("model.tokenizer_revision: belongs to tokenizer_name_or_path, which is not set")
         if problems:
             raise ConfigError(problems)
         return self

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.models.reach import locate
+from pipeline.hub_names import locate
 from pipeline.models.settings import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
     name, key = _name(config)
     place = locate(name, what=key)
-    revision = config.revision if name == config.model_name_or_path else None
+    revision = config.tokenizer_revision if config.tokenizer_name_or_path else config.revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
