@@ -108,6 +108,10 @@ def _files(prepared: Prepared, console: Console) -> None:
     ]
     folder = Path(prepared.config.output_dir)
     console.print(Text(clean(f"will write   {', '.join(str(folder / name) for name in names)}")))
+    hub = prepared.config.hub
+    if hub.push_to_hub:
+        kind = "private" if hub.hub_private_repo else "public"
+        console.print(Text(clean(f"will push    to {hub.hub_model_id}, {kind} when it is new")))
 
 
 def _samples(prepared: Prepared, console: Console) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -168,7 +170,7 @@ def _cleaned(files: dict[str, Path], texts: Path, base_model_id: str | None) -> 
 def push_finished(run_dir: Path, config: HubConfig, *, offline: bool) -> str:
     """Push at the end of a run and say what came of it; never raises. `offline`: the user asked for offline mode."""
     try:
-        with nullcontext() if offline else online():
+        with heeding_sigterm(), nullcontext() if offline else online():
             return words(_push(run_dir, config))
     except NotPushed as error:
         return str(error)
@@ -176,6 +178,27 @@ def push_finished(run_dir: Path, config: HubConfig, *, offline: bool) -> str:
         return str(NotPushed("stopped", later(run_dir, config)))
     except Exception as error:  # whatever it is, the run is finished and whole
         return str(NotPushed(short_reason(error), later(run_dir, config)))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, from a scheduler whose time is up."""
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """Let SIGTERM end what is inside as Ctrl-C does, so that the last line can be said."""
+    if threading.current_thread() is not threading.main_thread():  # only that one hears signals
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def words(pushed: Pushed) -> str:
@@ -193,20 +216,21 @@ def later(run_dir: Path, config: HubConfig) -> str:
 
 
 def push_command(run_dir: Path, arguments: Sequence[str]) -> int:
-    """`graft push`: returns 0 when the hub has the files, 1 when it did not take them, 130 when stopped."""
+    """`graft push`: returns 0 when the hub has the files, 1 when it did not take them, 130 or 143 when stopped."""
     given = [word for word in arguments if word not in ("--dry_run", "--dry-run")]
     config = settings_of(run_dir, given)
     try:
         if len(given) < len(arguments):
             show(run_dir, config)
         else:
-            _say(words(_push(run_dir, config)))
+            with heeding_sigterm():
+                _say(words(_push(run_dir, config)))
     except NotPushed as error:
         _say(f"graft push: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _say(str(NotPushed("stopped", later(run_dir, config))))
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     return 0
 
 

@@ -145,7 +145,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def start(run_dir: Path, manifest: Mapping[str, Any], config: Any, new: Path) -> int:
     """Start the run again: as many processes, as many threads in each, the precision that was chosen then."""
-    arguments = [str(run_dir / "config.yaml"), "--output_dir", str(new)]
+    arguments = [str(run_dir / "config.yaml"), "--output_dir", str(new), "--hub.push_to_hub", "false"]
     if config.train.mixed_precision == "auto":  # follows the machine and the launcher; what they said is recorded
         arguments += ["--train.mixed_precision", str(manifest.get("mixed_precision", "auto"))]
     processes, threads = manifest["world_size"], manifest["cpu_threads"]

@@ -16,7 +16,7 @@ from pipeline.settings import make_task
 logger = logging.getLogger("graft")
 
 MAY_CHANGE = {
-    "": {"output_dir", "checkpoint", "eval", "tracking", "guard"},
+    "": {"output_dir", "checkpoint", "eval", "tracking", "guard", "hub"},
     "train": {
         *("num_train_epochs", "max_steps", "micro_batch_size", "logging_steps", "gradient_checkpointing"),
         *("fsdp", "dataloader_num_workers", "ddp_timeout"),

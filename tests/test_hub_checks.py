@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from pipeline.__main__ import main
+from pipeline.api import read_config
+from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, DataError, UserError
 from pipeline.hub import preflight
+from pipeline.prepare import prepare
 from pipeline.publishing import push
 from tests.hub_server import INVALID, OWNER, READER, Hub
-from tests.pushed import NAME, train
+from tests.pushed import NAME, given, train
+from tests.synthetic import data_of
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +50,15 @@ def test_what_will_not_work_is_refused_before_training(
         train(tmp_path, **more)
     assert not (tmp_path / "run").exists() and not hub.repositories
     assert token is None or token not in str(caught.value)
+
+
+def test_the_plan_says_where_it_will_be_pushed(hub: Hub, tmp_path: Path) -> None:
+    settings = given(tmp_path)
+    console = Console(file=StringIO(), width=200)
+    rows = data_of(read_config("finetune", settings))
+    print_plan(prepare(read_config("finetune", settings), datasets=rows), console)
+    assert f"will push    to {NAME}, private when it is new" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert hub.asked("/whoami") and not hub.repositories and not (tmp_path / "run").exists()
 
 
 def test_an_organisation_and_a_pull_request_to_others_are_fine(hub: Hub, run: Path) -> None:

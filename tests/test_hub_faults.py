@@ -16,6 +16,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
+from pipeline import rerun
 from pipeline.__main__ import main
 from pipeline.api import read_config
 from pipeline.hub import patience, preflight
@@ -156,6 +157,25 @@ def test_a_failed_push_is_a_finished_run_and_says_how_to_push(
     assert len(hub.commits(NAME)) == 1 and sent == len(hub.asked("PUT /lfs/upload"))
 
 
+def test_a_run_that_goes_on_may_be_pushed_and_one_that_is_repeated_is_not(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, push_to_hub=False)
+    run = train(tmp_path)
+    assert run.pushed.startswith("pushed: ") and not list(tmp_path.glob("*.earlier-*"))
+    given: list[str] = []
+
+    def launch(recipe: str, arguments: list[str], num_processes: int) -> int:
+        given.extend(arguments)
+        return 0
+
+    monkeypatch.setattr(rerun, "launch", launch)
+    config = read_config("finetune", run.output_dir / "config.yaml")
+    assert config.hub.push_to_hub
+    rerun.start(run.output_dir, rerun.read_manifest(run.output_dir), config, tmp_path / "again")
+    assert not read_config("finetune", given[0], given[1:]).hub.push_to_hub
+
+
 def test_whatever_goes_wrong_in_a_push_the_run_is_finished(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,11 +240,12 @@ def started(hub: Hub, home: Path, run: Path) -> subprocess.Popen[str]:
 
 
 def test_stopped_and_killed_in_the_middle_then_pushed(hub: Hub, run: Path, tmp_path: Path) -> None:
-    process = started(hub, tmp_path, run)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in said, said
-    assert command_of(said) == ["push", str(run), "--hub_model_id", NAME]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = started(hub, tmp_path, run)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 128 + number and "Traceback" not in said, said
+        assert command_of(said) == ["push", str(run), "--hub_model_id", NAME]
     process = started(hub, tmp_path, run)
     process.kill()
     process.communicate(timeout=60)

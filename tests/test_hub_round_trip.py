@@ -144,10 +144,13 @@ def test_pushing_again_sends_nothing(runs: Runs, hub: Hub) -> None:
 def test_what_an_earlier_push_left_is_taken_away_and_what_others_put_there_stays(runs: Runs, hub: Hub) -> None:
     run = runs("causal_lm", "lora")
     push(run.output_dir, "owner/mine", hub_base_model_id=BASE)
-    hub.add("owner/mine", {"LICENSE": b"mine", "model-00001-of-00002.safetensors": b"old", "notes/config.json": b"{}"})
+    hub.add(
+        "owner/mine",
+        {"LICENSE": b"mine", "model-00001-of-00002.safetensors": b"old", "notes/config.json": b"{}", "me.png": b"I"},
+    )
     push(run.output_dir, "owner/mine", hub_push="merged")
     names = set(hub.files("owner/mine"))
-    assert {"LICENSE", "notes/config.json", "model.safetensors"} <= names
+    assert {"LICENSE", "notes/config.json", "me.png", "model.safetensors"} <= names
     assert not {"adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors"} & names
 
 

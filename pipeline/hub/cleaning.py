@@ -30,7 +30,7 @@ def without_places(text: str, places: list[Path]) -> str:
     for place in sorted({str(place) for place in places}, key=len, reverse=True):
         if len(place) > 1:
             text = re.sub(
-                rf"{re.escape(place)}((?:/[^\s'\"`,;:)]+)?)(?![\w.-])",
+                rf"(?<![\w.~-]){re.escape(place)}((?:/[^\s'\"`,;:)]+)?)(?![\w.-])",
                 lambda found: PurePosixPath(found[0]).name,
                 text,
             )

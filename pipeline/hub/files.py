@@ -32,9 +32,9 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "adde
 """Every word may stand in one: only what begins as a secret does is one there."""
 
 
-def allowed(name: str) -> bool:
-    """Whether a file of a repository is one that a push may write, and may take away again."""
-    return _fits(name, OF_THE_RUN) or _fits(name.removeprefix(f"{MERGED}/"), OF_THE_MODEL)
+def of_a_model(name: str) -> bool:
+    """Whether a file of a repository is one of a model, which a push without it takes away."""
+    return _fits(name.removeprefix(f"{MERGED}/"), OF_THE_MODEL)
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from pipeline.errors import ConfigError
-from pipeline.hub.patience import bounded, passes, quietly, short_reason, status_of
+from pipeline.hub.patience import passes, quietly, short_reason, status_of
 from pipeline.hub.settings import HubConfig
 from pipeline.safe_text import masked
 
@@ -71,8 +71,7 @@ def _asked(config: HubConfig, until: float) -> Facts | Exception:
         return error
     while True:
         try:
-            with bounded():
-                return ask(config)
+            return ask(config)
         except Exception as error:
             if not passes(error) or time.monotonic() > until:
                 return error

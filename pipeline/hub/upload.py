@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from pipeline.errors import ConfigError
-from pipeline.hub.files import allowed
+from pipeline.hub.files import of_a_model
 from pipeline.hub.patience import patiently
 from pipeline.hub.preflight import NO_TOKEN, Facts, check_facts, full_name, kept_visibility
 from pipeline.hub.settings import HubConfig
@@ -89,7 +89,7 @@ def upload(files: Mapping[str, Path], config: HubConfig, facts: Facts, message: 
     stale = [
         sibling.rfilename
         for sibling in before.siblings or []
-        if allowed(sibling.rfilename) and sibling.rfilename not in files
+        if of_a_model(sibling.rfilename) and sibling.rfilename not in files
     ]
     as_streams = patiently(lambda: _lacks_xet(name, branch))
 
