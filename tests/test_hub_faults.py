@@ -19,6 +19,7 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from pipeline import rerun
 from pipeline.__main__ import main
 from pipeline.api import read_config
+from pipeline.errors import DataError
 from pipeline.hub import patience, preflight
 from pipeline.hub.patience import AskedToWait, patiently
 from pipeline.publishing import NotPushed, push
@@ -179,7 +180,7 @@ def test_a_run_that_goes_on_may_be_pushed_and_one_that_is_repeated_is_not(
 def test_whatever_goes_wrong_in_a_push_the_run_is_finished(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for error in (KeyboardInterrupt(), MemoryError("no memory"), OSError(28, "No space left on device")):
+    for error in (KeyboardInterrupt(), MemoryError("no memory"), DataError("README.md:3: a secret")):
         monkeypatch.setattr("pipeline.publishing.stage", lambda *_, error=error: (_ for _ in ()).throw(error))
         run = train(tmp_path)
         assert "not pushed: " in run.pushed and command_of(run.pushed)[:2] == ["push", str(tmp_path / "run")]
