@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.functions import pretrain as pretrain
     from pipeline.functions import train as train
     from pipeline.hub.upload import Pushed as Pushed
+    from pipeline.merging import merge as merge
     from pipeline.optim.rules import Rule as Rule
     from pipeline.publishing import NotPushed as NotPushed
     from pipeline.publishing import push as push
@@ -41,6 +42,7 @@ PUBLIC = {
     "Event": "pipeline.callbacks",
     "compare": "pipeline.reports.compare",
     "Comparison": "pipeline.reports.compare",
+    "merge": "pipeline.merging",
     "push": "pipeline.publishing",
     "Pushed": "pipeline.hub.upload",
     "NotPushed": "pipeline.publishing",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from contextlib import suppress
 from itertools import islice
@@ -31,7 +32,13 @@ OF_THE_RUN = ("config.yaml", "results.json", "manifest.json")
 ROWS_TO_COMPARE, TOKENS_TO_COMPARE = 4, 8
 
 
-def merge(source: str | Path, out: str | Path, *, base_model: str | None = None, revision: str | None = None) -> Path:
+def merge(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    base_model: str | None = None,
+    revision: str | None = None,
+) -> Path:
     """Add the adapter `source` (a run, its model folder, a repository of the hub) into its base, as a model in `out`.
 
     `base_model` is a base at another place than the adapter says: a folder or a hub id. Tokenizer, image processor and
@@ -42,8 +49,8 @@ def merge(source: str | Path, out: str | Path, *, base_model: str | None = None,
     is logged. Raises ConfigError when there is no adapter, its base is missing or another one, or `out` is there
     already; RuntimeError when the two do not agree.
     """
-    folder = check_out(out)
-    saved = find(source, revision)
+    folder = check_out(Path(out))
+    saved = find(os.fspath(source), revision)
     if not saved.is_adapter:
         raise ConfigError(f"model: {saved.name} is no adapter but a whole model, so there is nothing to merge")
     config = as_start(saved, settings_of(saved), base_model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -51,7 +52,7 @@ class Staged:
     notes: list[str]
 
 
-def push(run_dir: str | Path, hub_model_id: str | None = None, **settings: Any) -> Pushed:
+def push(run_dir: str | os.PathLike[str], hub_model_id: str | None = None, **settings: Any) -> Pushed:
     """Push a finished run to the repository `hub_model_id` of the hub behind HF_ENDPOINT, in one commit.
 
     `settings` are those of the `hub` section; what is not given is as the run's own configuration has it. Returns what

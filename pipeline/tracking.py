@@ -118,7 +118,9 @@ def start_trackers(accelerator: Accelerator, config: TrackingConfig, settings: M
         return
     ready = {tracker.value for tracker in accelerator.log_with}
     for name_missing in [name for name in config.report_to if name not in ready]:
-        logger.warning("tracker %s is not installed and is left out: pip install %s", name_missing, name_missing)
+        logger.warning(
+            "tracker %s is not installed and is left out: pip install 'graft-pipeline[%s]'", name_missing, name_missing
+        )
     try:
         accelerator.init_trackers(config.run_name or name, config=flatten(settings))
     except Exception as error:  # as in RunLog._track
