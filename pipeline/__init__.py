@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pipeline.run import Run as Run
     from pipeline.stopping import Stopped as Stopped
     from pipeline.strategies.base import Strategy as Strategy
+    from pipeline.sweeping import Sweep as Sweep
+    from pipeline.sweeping import sweep as sweep
     from pipeline.tasks.base import Task as Task
 
 PUBLIC = {
@@ -46,6 +48,8 @@ PUBLIC = {
     "push": "pipeline.publishing",
     "Pushed": "pipeline.hub.upload",
     "NotPushed": "pipeline.publishing",
+    "sweep": "pipeline.sweeping",
+    "Sweep": "pipeline.sweeping",
     "Task": "pipeline.tasks.base",
     "Strategy": "pipeline.strategies.base",
     "Rule": "pipeline.optim.rules",

@@ -10,7 +10,19 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Group, Parameter
 
 from pipeline import __version__
-from pipeline.command_line import COMPARE, CONFIG, LOOK, OTHER, TRAIN, USE, command, make_app, refuse_misspelt, run
+from pipeline.command_line import (
+    COMPARE,
+    CONFIG,
+    LAUNCHER,
+    LOOK,
+    OTHER,
+    TRAIN,
+    USE,
+    command,
+    make_app,
+    refuse_misspelt,
+    run,
+)
 from pipeline.errors import ConfigError
 
 app = make_app(__version__)
@@ -48,9 +60,6 @@ def pretrain(*arguments: Rest, accelerate_config: Launcher = None, num_processes
     """Train a model from random weights.
 
     graft pretrain my.yaml --learning_rate 1e-3 --dry_run
-
-    Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan.
-    Every setting with its default: graft config show my.yaml
     """
     _launch("pretrain", arguments, accelerate_config, num_processes)
 
@@ -60,9 +69,6 @@ def finetune(*arguments: Rest, accelerate_config: Launcher = None, num_processes
     """Tune every weight of a checkpoint.
 
     graft finetune my.yaml --learning_rate 2e-5
-
-    Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan.
-    Every setting with its default: graft config show my.yaml
     """
     _launch("finetune", arguments, accelerate_config, num_processes)
 
@@ -72,9 +78,6 @@ def freeze(*arguments: Rest, accelerate_config: Launcher = None, num_processes: 
     """Tune a checkpoint whose early layers keep their weights.
 
     graft freeze my.yaml --freeze.num_layers 4
-
-    Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan.
-    Every setting with its default: graft config show my.yaml
     """
     _launch("freeze", arguments, accelerate_config, num_processes)
 
@@ -84,9 +87,6 @@ def lora(*arguments: Rest, accelerate_config: Launcher = None, num_processes: Pr
     """Train low-rank adapters beside the frozen weights of a checkpoint.
 
     graft lora my.yaml --lora.r 8 --num_processes 2
-
-    Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan.
-    Every setting with its default: graft config show my.yaml
     """
     _launch("lora", arguments, accelerate_config, num_processes)
 
@@ -153,6 +153,37 @@ def merge(
     from pipeline.commands import merge_command
 
     merge_command(source, out, base_model, revision)
+
+
+@command(app, COMPARE)
+def sweep(
+    config: Config,
+    *arguments: Rest,
+    recipe: Annotated[str | None, Parameter(help="Unset: what the configuration's sections mean.")] = None,
+    jobs: Annotated[int, Parameter(help="Runs at a time.")] = 1,
+    output_dir: Annotated[Path | None, Parameter(help="Folder of the sweep. [runs/CONFIG-sweep]")] = None,
+    dry_run: Annotated[bool, Parameter(help="List the runs and end.")] = False,
+    accelerate_config: Launcher = None,
+    num_processes: Processes = None,
+) -> None:
+    """Run every combination of values, and show what was best.
+
+    graft sweep my.yaml --learning_rate 1e-5,3e-5 --seed 0,1,2
+
+    A setting with commas varies; within brackets or quotes a comma belongs to a value: --target_modules [q,v],[q,k,v].
+    What is best is chosen on validation rows. Every run has its own folder. The same command goes on after a stop.
+    Exit code 1: a run failed, the others were run.
+    """
+    refuse_misspelt(arguments, ("recipe", "jobs", *LAUNCHER))
+    from pipeline.sweeping import run_sweep
+
+    launcher = [*(["--accelerate_config", accelerate_config] if accelerate_config else [])]
+    launcher += ["--num_processes", str(num_processes)] if num_processes else []
+    found = run_sweep(
+        config, arguments, recipe=recipe, jobs=jobs, output_dir=output_dir, launcher=launcher, dry_run=dry_run
+    )
+    found.print()
+    sys.exit(found.exit_code)
 
 
 @command(app, LOOK)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import signal
 import sys
 import warnings
@@ -13,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import transformers.utils.logging
 from huggingface_hub import constants
+from huggingface_hub.utils.tqdm import enable_progress_bars
 
 from pipeline.callbacks import Callback, Moment
 from pipeline.config import load, saying_where
@@ -22,6 +23,7 @@ from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
 from pipeline.given import Given
+from pipeline.last_words import as_command, going_on, last_words, on_processes
 from pipeline.prepare import BuildModel, prepare, script_of, whole_model
 from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
 from pipeline.publishing import push_finished
@@ -29,7 +31,7 @@ from pipeline.reading import read
 from pipeline.reports.card import write_card
 from pipeline.reports.curves import draw_curves
 from pipeline.run import Run, train
-from pipeline.safe_text import SafeFormatter, clean, masked, print_exception
+from pipeline.safe_text import SafeFormatter, StderrHandler, clean, masked, print_exception
 from pipeline.settings import RunConfig, Start, start_of, user_strategy
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.strategies import STRATEGIES
@@ -145,7 +147,7 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
     dry_run = "--dry_run" in given or "--dry-run" in given
     given = [argument for argument in given if argument not in ("--dry_run", "--dry-run")]
     source = given.pop(0) if given and not given[0].startswith("--") else None
-    again = shlex.join(["graft", name, *([source] if source else []), *_going_on(given)])
+    again = as_command(name, source, going_on(given))
     code = 0
     try:
         if dry_run:
@@ -154,7 +156,8 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
                 print_plan(prepared)
         else:
             typed = _typed(name, [*([source] if source else []), *given], script_of(build_model))
-            say(_last_words(run_recipe(name, source, given, build_model=build_model, command=typed)))
+            run = run_recipe(name, source, given, build_model=build_model, command=typed)
+            say(last_words(run, name, source, given))
     except (UserError, Disagreement) as error:
         say(f"graft {name}: {error}")
         code = exit_code(error)
@@ -174,37 +177,22 @@ def main(name: str, build_model: BuildModel = whole_model, arguments: Sequence[s
 def prepare_terminal(level: int = logging.WARNING) -> None:
     """Messages and mistakes as one line each, from the first process only."""
     level = level if os.environ.get("RANK", "0") == "0" else logging.ERROR  # one process speaks
-    handler = logging.StreamHandler()
+    handler = StderrHandler()
     handler.setFormatter(SafeFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     sys.excepthook = print_exception
     # what libraries will rename in their next version is no news for the person at the terminal
     warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-def _going_on(arguments: Sequence[str]) -> list[str]:
-    """The arguments of the command that continues a run: from its newest checkpoint, on as many processes."""
-    left, found = list(arguments), []
-    while left:
-        word = left.pop(0)
-        if word.partition("=")[0] in ("--resume", "--checkpoint.resume"):
-            if "=" not in word and left:
-                left.pop(0)
-        else:
-            found.append(word)
-    return [*found, "--checkpoint.resume", "auto", *_on_processes()]
+    transformers.utils.logging.disable_progress_bar()  # no bars of others between our lines
+    if sys.stderr.isatty():
+        enable_progress_bars()  # but those of downloads
 
 
 def _typed(name: str, words: Sequence[str], script: str | None) -> list[str]:
     """The command that starts this run from nothing."""
     if script:
-        return ["accelerate", "launch", *_on_processes(), script, *words]
-    return ["graft", name, *words, *_on_processes()]
-
-
-def _on_processes() -> list[str]:
-    world = os.environ.get("WORLD_SIZE", "1")
-    return ["--num_processes", world] if world != "1" else []
+        return ["accelerate", "launch", *on_processes(), script, *words]
+    return ["graft", name, *words, *on_processes()]
 
 
 def _leave(error: RunFailed | OtherProcessFailed, again: str) -> None:
@@ -224,8 +212,3 @@ def say(text: str) -> None:
     """One message for people, from the first process only."""
     if os.environ.get("RANK", "0") == "0":
         print(clean(masked(text), keep_lines=True), file=sys.stderr, flush=True)
-
-
-def _last_words(run: Run) -> str:
-    lines = [repr(run), f"model: {run.output_dir / 'model'}   numbers: {run.output_dir / 'results.json'}", run.pushed]
-    return "\n".join(filter(None, lines))

@@ -48,6 +48,10 @@ LAUNCHER = ("accelerate_config", "num_processes", "dry_run")
 ORDER = count()
 LABELS = 30
 """A help text begins right of its option's name when that is shorter than this, else below it."""
+ANY_SETTING = (
+    "Any setting follows as --section.key value, or --key value where the name is unique; --dry_run prints the plan. "
+    "Every setting with its default: graft config show my.yaml"
+)
 OVERVIEW = """\
   graft lora my.yaml --dry_run     the plan of a run, nothing trained
   graft lora my.yaml               the run; once more after a stop: goes on
@@ -85,6 +89,7 @@ def command(app: App, group: Group | None = None) -> Callable[[Callable[..., Non
         paragraphs = textwrap.dedent(f"    {function.__doc__}").strip().split("\n\n")
         examples = "".join(textwrap.indent(part, "  ") + "\n" for part in paragraphs if _is_example(part))
         rest = [" ".join(part.split()) for part in paragraphs if not _is_example(part)]
+        rest += [ANY_SETTING] if group is TRAIN else []
         more: dict[str, Any] = {"group": group} if group else {}
         app.command(function, help="\n\n".join(rest), help_prologue=examples, usage="", sort_key=next(ORDER), **more)
         return function
@@ -167,12 +172,12 @@ def sentence(app: App, error: CycloptsError) -> str:
     return f"{chain}: {says}" if says.endswith("?") else f"{chain}: {says}; {chain} --help shows an example"
 
 
-def refuse_misspelt(arguments: Sequence[str]) -> None:
-    """Raise UserError for an option that is nearly one of the launcher's; settings are checked by the recipe."""
+def refuse_misspelt(arguments: Sequence[str], options: Sequence[str] = LAUNCHER) -> None:
+    """Raise UserError for an argument that is nearly one of the options; settings are checked by who reads them."""
     for argument in arguments:
         name = argument.partition("=")[0]
         if not name.startswith("--") or "." in name:
             continue
-        close = get_close_matches(name[2:].replace("-", "_"), LAUNCHER, n=1, cutoff=0.85)
+        close = get_close_matches(name[2:].replace("-", "_"), options, n=1, cutoff=0.85)
         if close and close[0] != name[2:].replace("-", "_"):
             raise UserError(f"unknown option {name}; did you mean --{close[0]}?")

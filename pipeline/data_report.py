@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.manifest import write_json
+from pipeline.progress import SPARKS
 from pipeline.reading import Data
 from pipeline.safe_text import clean
-from pipeline.tracking import SPARKS
 
 BINS = 16
 SHOWN = 16

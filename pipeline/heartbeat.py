@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class Heartbeat:
         self.folder, self.rank, self.count = folder / FOLDER, rank, count
         self.line: dict[str, Any] = {"rank": rank, "pid": os.getpid(), "host": socket.gethostname()}
         self.descriptor: int | None = None
+        self.tell: Callable[[str], None] = lambda phase: None
+        """Who else wants to know what is done."""
         if count > 1:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.descriptor = os.open(self.folder / f"{rank:05d}.json", os.O_RDWR | os.O_CREAT, 0o644)
@@ -41,6 +44,7 @@ class Heartbeat:
         """Write down what is done from now on."""
         self.line |= {"phase": phase, "step": step, "time": time.time(), "failure": _short(failure), "waiting": False}
         self._write()
+        self.tell(phase)
 
     def _write(self) -> None:
         if self.descriptor is not None:

@@ -122,6 +122,17 @@ def environment(config: Any) -> dict[str, str]:
     return found
 
 
+def own_code() -> dict[str, str]:
+    """Environment of a Python process that imports this very code.
+
+    Without the safe path, a folder `pipeline` beside the recipe or in the current folder would be imported for ours.
+    """
+    found = {"PYTHONSAFEPATH": "1"}
+    if (PACKAGE.parent / "pyproject.toml").is_file():  # a checkout, which need not be installed
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+    return found
+
+
 def run_here(script: Path, arguments: Sequence[str], variables: Mapping[str, str]) -> int:
     """Run the recipe as the main program of this process, with more environment variables while it runs."""
     before = sys.argv
@@ -145,10 +156,7 @@ def run_workers(script: Path, arguments: Sequence[str], options: Sequence[str], 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    # Without the safe path, a folder `pipeline` beside the recipe or in the current folder would be imported for ours.
-    found = {**variables, "PYTHONSAFEPATH": "1"}
-    if (PACKAGE.parent / "pyproject.toml").is_file():  # a checkout, which need not be installed
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+    found = {**variables, **own_code()}
     parsed = launch_command_parser().parse_args([*options, str(script), *arguments])
     try:
         with kept_signal_handlers(), patch_environment(**found):

@@ -219,6 +219,17 @@ def prepare(
 def _checked(config: Any, datasets: Mapping[str, Any] | None) -> Accelerator:
     """What can be said before any other process is heard of."""
     config.train.fsdp = config.train.fsdp or asked_to_shard()
+    check_settings(config, datasets)
+    return make_accelerator(
+        config.train.mixed_precision,
+        log_with=config.tracking.report_to or None,
+        project_dir=config.output_dir,
+        timeout_seconds=config.train.ddp_timeout,
+    )
+
+
+def check_settings(config: Any, datasets: Mapping[str, Any] | None = None) -> None:
+    """Raise ConfigError with everything that can be said of the settings alone; nothing is opened or loaded."""
     data = config.data
     sources = (data.validation_file, data.dataset_validation_split, data.validation_split_fraction)
     check(
@@ -227,12 +238,6 @@ def _checked(config: Any, datasets: Mapping[str, Any] | None) -> Accelerator:
         has_test="test" in (datasets or {}) or any((data.test_file, data.dataset_test_split)),
     )
     check_output(config.output_dir, config.checkpoint.resume)
-    return make_accelerator(
-        config.train.mixed_precision,
-        log_with=config.tracking.report_to or None,
-        project_dir=config.output_dir,
-        timeout_seconds=config.train.ddp_timeout,
-    )
 
 
 def _prepare(

@@ -9,6 +9,7 @@ import sys
 import traceback
 import unicodedata
 from types import TracebackType
+from typing import TextIO
 
 CREDENTIAL = re.compile(
     r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}"
@@ -96,6 +97,17 @@ class SafeFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return clean(masked(super().format(record)), keep_lines=True)
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at the moment, which progress on a terminal stands in for."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -62,6 +62,7 @@ class Session:
         self.log = RunLog(
             folder, self.accelerator, plain=config.tracking.disable_tqdm, total_steps=self.training.total_steps
         )
+        heartbeat.tell = self.log.doing
         self.manifest = {**describe_run(self.accelerator), **prepared.describe()}
         self.intervals = Intervals(self.metrics, config.eval.bootstrap, config.train.seed, self.processes, stop)
         self.earlier_cost: dict[str, float] = {}
@@ -124,12 +125,11 @@ class Session:
         restart_peak_memory(self.accelerator.device)
         self.began = time.monotonic()
         step, evaluated = training.state.step, training.state.last_evaluated_step
-        self.log.begin(step, evaluated=step == evaluated)
+        self.log.begin(step, evaluated=step == evaluated, done=training.done, metric=self.main_metric)
         self.advance(training.state.step)
-        before = training.state.step
         state = fit(training)
         self.ended, self.peak = time.monotonic(), peak_memory_bytes(self.accelerator.device)
-        if state.step > before:
+        if state.step > step:
             self.save(state)
         scores = self._final(state)
         settings = metric_settings(self.metrics)

@@ -30,6 +30,7 @@ from pipeline.data.corpus import INDEX, Part
 from pipeline.encoding import ENCODING_VERSION, cache_folder, code_of
 from pipeline.errors import DataError
 from pipeline.files import write_text
+from pipeline.progress import kind_of
 from pipeline.settings import RunConfig, make_task
 from pipeline.tasks import Task
 
@@ -115,7 +116,7 @@ def _part(folder: Path, worker: int, workers: int) -> Path:
 def _progress(name: str, parts: Sequence[Path]) -> Iterator[Callable[[], None]]:
     """A count of documents and tokens on a terminal; how many there will be is not known before they were read."""
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=kind_of(console) != "terminal") as progress:
         bar = progress.add_task(f"tokenize {name}", total=None)
 
         def show() -> None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from pipeline.config import Section
 from pipeline.journal import Journal
+from pipeline.manifest import peak_memory_bytes
+from pipeline.progress import Progress, clock, kind_of, short
 from pipeline.safe_text import clean
 
 logger = logging.getLogger("graft")
-SPARKS = "▁▂▃▄▅▆▇█"
+NOT_SHOWN = ("event", "step", "seconds", "tokens", "split")
+SHORTER = {"learning_rate": "lr"}
 
 
 class TrackingConfig(Section):
@@ -31,66 +32,65 @@ class TrackingConfig(Section):
     run_name: str | None = None
     """Name of the run for the trackers; unset: the name of output_dir."""
     disable_tqdm: bool = False
-    """One plain line per logged step instead of a progress bar (also chosen when the output is not a terminal)."""
+    """One plain line per logged step instead of two that stay in place (so it is too when stderr is no terminal)."""
 
 
 class RunLog:
-    """Writes events on the main process: one JSON line each, one line or a bar on the terminal, and the trackers."""
+    """Writes events on the main process: one JSON line each, lines on the terminal, and the trackers."""
 
     def __init__(self, folder: Path, accelerator: Accelerator, *, plain: bool, total_steps: int):
         self.accelerator = accelerator
         self.journal = Journal(folder / "metrics.jsonl")
         self.console = Console(file=sys.stderr, quiet=not accelerator.is_main_process)
-        self.plain = plain or not self.console.is_terminal
         self.total_steps = total_steps
-        self.losses: list[float] = []
         self.trackers: list[Any] = []
-        self.progress: Progress | None = None
+        memory = partial(peak_memory_bytes, accelerator.device)
+        self.progress = Progress(self.console, kind_of(self.console, plain=plain), total_steps, memory)
+        self.begun = False
 
-    def begin(self, step: int, *, evaluated: bool) -> None:
-        """Start the clock and the bar at `step`, and forget the lines of later steps: they will be done again."""
+    def begin(self, step: int, *, evaluated: bool, done: Callable[[], tuple[int, str]], metric: str) -> None:
+        """Start the clock at `step`, and forget the lines of later steps: they will be done again.
+
+        `done`: how much was trained on, and the name of what is counted; `metric`: the evaluation's number to show.
+        """
         self.trackers = list(self.accelerator.trackers)
-        self.begun, self.first_step = time.monotonic(), step
         if not self.accelerator.is_main_process:
             return
         self.journal.forget_after(step, evaluated=evaluated)
-        if not self.plain:
-            self.progress = _bar(self.console)
-            self.bar = self.progress.add_task("train", total=self.total_steps, completed=step, note="")
-            self.progress.start()
+        self.progress.start(step, done, metric)
+        self.begun = True
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Record one event with its `event` name, `step` and numbers; NaN and inf are written as null with a note."""
         if not self.accelerator.is_main_process:
             return
         self.journal.write(event)
-        self._show(event)
+        self.progress.event(event)
+        if event["event"] != "train" or self.progress.kind == "plain":
+            self._show(event)
         numbers = {key: value for key, value in event.items() if isinstance(value, (int, float)) and key != "step"}
         self._track({f"{event['event']}/{key}": value for key, value in numbers.items()}, event["step"])
 
     def advance(self, step: int) -> None:
-        """Move the bar."""
-        if self.progress:
-            self.progress.update(self.bar, completed=step)
+        """A step is done."""
+        if self.begun:
+            self.progress.advance(step)
+
+    def doing(self, phase: str) -> None:
+        """What the run is at, when that is not training."""
+        self.progress.doing = "" if phase == "training" else phase
 
     def say(self, text: str) -> None:
-        """One line for people."""
-        self.console.print(Text(clean(text)), soft_wrap=True)
+        """One line for people; only a terminal wraps it, between words."""
+        self.console.print(Text(clean(text)), soft_wrap=self.progress.kind == "plain")
 
     def _show(self, event: Mapping[str, Any]) -> None:
-        names = {"learning_rate": "lr", "event": None, "step": None, "seconds": None, "tokens": None, "split": None}
-        parts = [f"{names.get(key, key)} {_short(value)}" for key, value in event.items() if names.get(key, key)]
-        if event["event"] == "train" and self.progress:
-            self.losses.append(event["loss"])
-            self.progress.update(self.bar, note=f"loss {_short(event['loss'])} {sparkline(self.losses[-24:])}")
-            return
+        parts = [f"{SHORTER.get(key, key)} {short(value)}" for key, value in event.items() if key not in NOT_SHOWN]
         head = "" if event["event"] == "train" else f"{event.get('split', event['event'])}: "
-        left = "" if event["event"] != "train" else self._time_left(event["step"])
-        self.say(f"step {event['step']}/{self.total_steps}  {head}{'  '.join(parts)}{left}")
-
-    def _time_left(self, step: int) -> str:
-        seconds = (time.monotonic() - self.begun) / max(1, step - self.first_step) * (self.total_steps - step)
-        return f"  left {int(seconds // 60)}:{int(seconds % 60):02d}"
+        if event["event"] == "train" and self.begun:
+            left = self.progress.seconds_left()
+            parts += [self.progress.throughput(), "" if left is None else f"left {clock(left)}"]
+        self.say(f"step {event['step']}/{self.total_steps}  {head}{'  '.join(filter(None, parts))}")
 
     def _track(self, values: Mapping[str, float], step: int) -> None:
         for tracker in list(self.trackers):
@@ -101,10 +101,9 @@ class RunLog:
                 logger.warning("tracker %s failed and is left out from here on: %s", tracker.name, error)
 
     def close(self) -> None:
-        """Stop the bar, end the trackers, and write what waited for room on the disk."""
+        """Take the progress away, end the trackers, and write what waited for room on the disk."""
         self.journal.flush()
-        if self.progress:
-            self.progress.stop()
+        self.progress.stop()
         for tracker in self.trackers:
             try:
                 tracker.finish()
@@ -137,22 +136,3 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
     return flat
-
-
-def sparkline(values: list[float]) -> str:
-    """The last values as a row of bars."""
-    known = [value for value in values if math.isfinite(value)]
-    if len(known) < 2:
-        return ""
-    low, high = min(known), max(known)
-    scale = (len(SPARKS) - 1) / ((high - low) or 1.0)
-    return "".join(SPARKS[int((value - low) * scale)] for value in known)
-
-
-def _bar(console: Console) -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -190,6 +190,11 @@ class Training:
         whole = -(-self.config.train_batch_size // self.processes.count)
         return min(self.config.micro_batch_size or whole, self.state.micro_batch_limit or whole, whole)
 
+    def done(self) -> tuple[int, str]:
+        """How much was trained on, and what is counted."""
+        is_text = self.task.modality == "text"
+        return (self.state.tokens, "tokens") if is_text else (self.state.samples, "rows")
+
 
 def total_steps(config: TrainConfig, num_rows: int) -> int:
     """Optimizer steps of the whole run over so many rows."""

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.api import _going_on, read_config, run_recipe
+from pipeline.api import read_config, run_recipe
 from pipeline.errors import ConfigError
 from pipeline.heartbeat import BYTES, Heartbeat
+from pipeline.last_words import going_on
 from pipeline.resume import identity
 from pipeline.settings import make_task
 from pipeline.stopping import Stopped
@@ -72,12 +73,12 @@ def test_another_precision_is_another_run(start: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_command_that_continues_never_starts_again(given: list[str], expected: list[str]) -> None:
-    assert _going_on(given) == [*expected, "--checkpoint.resume", "auto"]
+    assert going_on(given) == [*expected, "--checkpoint.resume", "auto"]
 
 
 def test_the_command_that_continues_keeps_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert _going_on([])[-2:] == ["--num_processes", "2"]
+    assert going_on([])[-2:] == ["--num_processes", "2"]
 
 
 def test_a_long_reason_has_room_in_a_heartbeat(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_messages_that_name_labels_columns_and_files(
 
 def test_a_logged_name_is_inert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(tmp_path, Accelerator(cpu=True), plain=True, total_steps=1)
-    log.begin(0, evaluated=True)
+    log.begin(0, evaluated=True, done=lambda: (0, "rows"), metric="loss")
     for hostile in HOSTILE:
         log.event({"event": "evaluate", "split": hostile, "step": 1, hostile: 0.5})
     said = capsys.readouterr().err

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from pipeline.errors import DataError
+from pipeline.progress import kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,7 +103,7 @@ def _encoded(
     """What `encode` makes of the rows, with a progress bar on a terminal and one line at the end elsewhere."""
     console = Console(stderr=True)
     started = time.monotonic()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=kind_of(console) != "terminal") as progress:
         bar = progress.add_task(escape(description), total=len(rows))
 
         def batches() -> Iterator[Batch]:
