@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from pipeline.hub.upload import Pushed as Pushed
     from pipeline.merging import merge as merge
     from pipeline.optim.rules import Rule as Rule
+    from pipeline.predicting import predict as predict
     from pipeline.publishing import NotPushed as NotPushed
     from pipeline.publishing import push as push
     from pipeline.reports.compare import Comparison as Comparison
     from pipeline.reports.compare import compare as compare
     from pipeline.run import Run as Run
+    from pipeline.scoring import Evaluation as Evaluation
+    from pipeline.scoring import evaluate as evaluate
     from pipeline.stopping import Stopped as Stopped
     from pipeline.strategies.base import Strategy as Strategy
     from pipeline.sweeping import Sweep as Sweep
@@ -44,6 +47,9 @@ PUBLIC = {
     "Event": "pipeline.callbacks",
     "compare": "pipeline.reports.compare",
     "Comparison": "pipeline.reports.compare",
+    "predict": "pipeline.predicting",
+    "evaluate": "pipeline.scoring",
+    "Evaluation": "pipeline.scoring",
     "merge": "pipeline.merging",
     "push": "pipeline.publishing",
     "Pushed": "pipeline.hub.upload",

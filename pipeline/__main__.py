@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
@@ -18,12 +18,18 @@ from pipeline.command_line import (
     OTHER,
     TRAIN,
     USE,
+    Config,
+    Launcher,
+    Processes,
+    Rest,
+    Shell,
     command,
     make_app,
     refuse_misspelt,
     run,
 )
 from pipeline.errors import ConfigError
+from pipeline.using import evaluate, merge, predict
 
 app = make_app(__version__)
 config_app = App(
@@ -36,23 +42,15 @@ config_app = App(
 )
 app.command(config_app)
 
-Shell = Literal["bash", "zsh", "fish", "powershell"]
-Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
-Config = Annotated[Path, Parameter(help="A YAML file; settings may follow, as --section.key value.")]
-Launcher = Annotated[str | None, Parameter(help="How processes start: cpu_2proc, multi_gpu, fsdp2, ... or a file.")]
-Saved = Annotated[str, Parameter(help="A run folder, a model folder, or the id of a model on the hub.")]
-Base = Annotated[str | None, Parameter(help="Of an adapter: where its base is, when not where it says.")]
-Revision = Annotated[str | None, Parameter(help="Of a hub id: branch, tag or commit; unset: the newest.")]
-Processes = Annotated[int | None, Parameter(help="How many; unset: one per GPU, else one.")]
-
 
 def _launch(recipe: str, arguments: tuple[str, ...], accelerate_config: str | None, num_processes: int | None) -> None:
+    """Start a recipe in as many processes as asked for, and end with its exit code."""
     if not arguments:
         raise ConfigError(f"{recipe}: a configuration is missing: graft {recipe} my.yaml; graft {recipe} --help")
     refuse_misspelt(arguments)
-    from pipeline.launch import launch
+    from pipeline.launch import launch as start
 
-    sys.exit(launch(recipe, list(arguments), accelerate_config=accelerate_config, num_processes=num_processes))
+    sys.exit(start(recipe, list(arguments), accelerate_config=accelerate_config, num_processes=num_processes))
 
 
 @command(app, TRAIN)
@@ -100,6 +98,10 @@ def train(*arguments: Rest, accelerate_config: Launcher = None, num_processes: P
     _launch("train", arguments, accelerate_config, num_processes)
 
 
+for use in (predict, evaluate, merge):
+    command(app, USE)(use)
+
+
 @command(app, COMPARE)
 def rerun(
     run_dir: Annotated[Path, Parameter(help="Folder of a finished run.")],
@@ -134,25 +136,6 @@ def quickstart(
     from pipeline.quickstart import quickstart as job
 
     job(output_dir, seed=seed)
-
-
-@command(app, USE)
-def merge(
-    source: Saved,
-    *,
-    out: Annotated[Path, Parameter(help="Folder of the merged model; it must be new.")],
-    base_model: Base = None,
-    revision: Revision = None,
-) -> None:
-    """Add the adapters of a LoRA run into its base: a plain model.
-
-    graft merge runs/lora --out models/merged
-
-    Merged and unmerged model are compared on rows of the run; the largest difference is said.
-    """
-    from pipeline.commands import merge_command
-
-    merge_command(source, out, base_model, revision)
 
 
 @command(app, COMPARE)

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import (
     App,
@@ -61,6 +62,16 @@ CONFIG = """\
   graft config show my.yaml
   graft config schema > schema.json
 """
+
+
+Shell = Literal["bash", "zsh", "fish", "powershell"]
+Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+Config = Annotated[Path, Parameter(help="A YAML file; settings may follow, as --section.key value.")]
+Launcher = Annotated[str | None, Parameter(help="How processes start: cpu_2proc, multi_gpu, fsdp2, ... or a file.")]
+Saved = Annotated[str, Parameter(help="A run folder, a model folder, or the id of a model on the hub.")]
+Base = Annotated[str | None, Parameter(help="Of an adapter: where its base is, when not where it says.")]
+Revision = Annotated[str | None, Parameter(help="Of a hub id: branch, tag or commit; unset: the newest.")]
+Processes = Annotated[int | None, Parameter(help="How many; unset: one per GPU, else one.")]
 
 
 def make_app(version: str) -> App:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.data import COLUMN_KEYS, DataConfig, beside, default_cache_dir, encode_cached, places_of
-from pipeline.errors import DataError
+from pipeline.errors import BadRows, DataError
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
-from pipeline.tasks.base import BadRows, Features
+from pipeline.tasks.base import Features
 
 ENCODING_VERSION = 2
 """Part of the key of cached rows; a change in how rows are encoded takes the next number."""

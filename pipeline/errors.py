@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from pipeline.safe_text import clean, masked
@@ -36,6 +36,15 @@ class DataError(UserError):
     """A file, a row, a column or a label is not what the task needs."""
 
     title = "data problem"
+
+
+class BadRows(DataError):
+    """Raised by a task's `encode`: what is wrong with rows of the batch. Where they were written is added later."""
+
+    def __init__(self, found: Mapping[int, str]):
+        """`found`: the number of a row within the batch -> a sentence that begins with the column."""
+        super().__init__([f"row {number + 1}: {sentence}" for number, sentence in found.items()])
+        self.found = dict(found)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -97,7 +97,7 @@ def read(
     stop.poll()
     splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
     refuse_unlearnable(config.data, task, splits)
-    _refuse_unscorable(config.data, task, rows, metrics)
+    refuse_unscorable(config.data, task, rows, metrics)
     if train := corpora or stream:
         prints, splits = {"train": train.fingerprint, **prints}, {"train": train.blocks, **splits}
     documents = {"train": train.documents} if train else {}
@@ -163,7 +163,7 @@ def check_model(config: Any, task: Task) -> None:
         movements(model, [rules, *asked], config.optim.weight_decay)
 
 
-def _refuse_unscorable(data: Any, task: Task, rows: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+def refuse_unscorable(data: Any, task: Task, rows: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """DataError that names the rows whose references a metric cannot take; after training it would be too late."""
     problems = Problems()
     for split, part in rows.items():

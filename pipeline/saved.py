@@ -20,9 +20,13 @@ from pipeline.hub_names import locate
 from pipeline.models import ModelConfig, from_checkpoint
 from pipeline.models.load import quiet
 from pipeline.prepare import start_model
+from pipeline.processes import Processes
 from pipeline.reach import resolve
 from pipeline.reading import check_model, use_processing
+from pipeline.reference import add_reference
+from pipeline.session import REFERENCE_ROWS
 from pipeline.settings import RunConfig, make_task, user_strategy
+from pipeline.stopping import StopRequest
 from pipeline.strategies import STRATEGIES
 from pipeline.tasks import Task
 
@@ -123,7 +127,7 @@ def as_start(saved: Saved, config: Any, base_model: str | None = None) -> Any:
     """
     known: dict[str, Any] = {"attn_implementation": config.model.attn_implementation}
     if not saved.is_adapter:
-        if base_model is not None:
+        if base_model is not None and type(make_task(config)).reference is Task.reference:
             raise ConfigError(f"base_model: {saved.name} is a whole model, not an adapter; leave it out")
         known["model_name_or_path"] = str(saved.folder)
     else:
@@ -190,6 +194,42 @@ def load_model(saved: Saved, config: Any, task: Task) -> nn.Module:
             raise _about_base(saved, error) from error
         model = put_on(base, saved)
     task.accept(model)
+    return model.eval()
+
+
+def model_at_work(
+    saved: Saved,
+    config: Any,
+    given: Any,
+    task: Task,
+    splits: dict[str, Any],
+    processes: Processes,
+    base_model: str | None,
+    stop: StopRequest,
+) -> nn.Module:
+    """The model on its device, as a run evaluates it.
+
+    `config` is that of `as_start`, made from `given`. Where a task compares with the start it was trained from, what
+    that says about the rows is added to `splits`, in place: an adapter is switched off for it, else the start of
+    `given` (or `base_model`) is loaded first.
+    """
+
+    def at_work(model: nn.Module) -> nn.Module:
+        accelerator = processes.accelerator
+        return accelerator.unwrap_model(accelerator.prepare_model(model, evaluation_mode=True))
+
+    def compare(model: nn.Module) -> None:
+        rows, seed = config.eval.eval_batch_size or REFERENCE_ROWS, config.train.seed
+        add_reference(splits, model, task, processes=processes, batch_size=rows, seed=seed, stop=stop)
+
+    compares = type(task).reference is not Task.reference
+    if compares and not saved.is_adapter:
+        if base_model is not None:
+            given = given.model_copy(update={"model": ModelConfig(model_name_or_path=base_model)})
+        compare(at_work(start_model(given, task)))
+    model = at_work(load_model(saved, config, task))
+    if compares and saved.is_adapter:
+        compare(model)
     return model.eval()
 
 

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 from pipeline.api import read_config, run_recipe
 from pipeline.data import DataConfig
 from pipeline.encoding import encoded
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import BadRows, ConfigError, DataError
 from pipeline.stopping import StopRequest
-from pipeline.tasks.base import BadRows
 from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.causal_rows import chats_of
 from pipeline.tasks.chat import encode_chats, end_mark, unanswerable
 from pipeline.tasks.chat_templates import CHAT_TEMPLATES
 from pipeline.tasks.conversations import messages_of
@@ -107,7 +107,9 @@ def test_learned_tokens_are_the_words_of_the_assistant(
     features = task.encode({"talk": [json.dumps(talk)]})
     assert learned(task, features) == expected
     tokens = features["input_ids"][0]
-    text = task.tokenizer.apply_chat_template(task._chat({"talk": json.dumps(talk)})[0], tokenize=False)
+    text = task.tokenizer.apply_chat_template(
+        chats_of({"talk": [json.dumps(talk)]}, task.data)[0][0][0], tokenize=False
+    )
     assert task.tokenizer.decode(tokens) == text and tokens.count(task.tokenizer.bos_token_id) <= 1
     plain = "".join(expected).replace("[EOS]", "")
     assert features["num_bytes"] == [len(plain.encode())]

@@ -30,7 +30,7 @@ from tests.doc_folder import make_folder
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 TO_RUN = [block for block in BLOCKS if block.language not in (*OUTPUT, *DIRECTIVES)]
 READERS: dict[str, Any] = {"json": json.loads, "toml": tomllib.loads}
-RUN_HERE = ("data", "config", "compare", "env")
+RUN_HERE = ("data", "config", "compare", "env", "predict", "evaluate", "merge")
 """Commands of graft that are quick and need nothing but the folder."""
 
 

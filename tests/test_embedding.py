@@ -18,7 +18,8 @@ from pipeline.api import read_config, run_recipe
 from pipeline.data.batching import MicroBatch
 from pipeline.errors import ConfigError
 from pipeline.prepare import prepare
-from pipeline.tasks.embedding import Embedding, competition, rank_of_positive
+from pipeline.tasks.embedding import Embedding
+from pipeline.tasks.ranking import competition, rank_of_positive
 from pipeline.tasks.sentence_files import pooling_of
 from tests.synthetic import checkpoint_for, data_of, settings
 from tests.test_invariants import weights, worst_difference

@@ -66,7 +66,7 @@ def _rows(
         return
     for name in found:
         place = str(path / name)
-        if len(name.parts) < 2:
+        if len(name.parts) < 2 and "label" in wanted:
             problems.bad_row(place, "lies in no folder that could name its class; move it into one")
             continue
         cells: list[Any] = []

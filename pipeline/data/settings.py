@@ -181,3 +181,12 @@ class DataConfig(Section):
 
 COLUMN_KEYS = tuple(key for key in DataConfig.model_fields if key.endswith("_column")) + ("label_names", "packing")
 """Settings that say what a row is; every task reads some of them and refuses the others."""
+
+
+def unread_columns(data: DataConfig, reads: tuple[str, ...] | None, task: str) -> list[str]:
+    """A sentence for every key that says what a row is and that the task, which reads some of them, has no use for."""
+    if reads is None:
+        return []
+    given = [key for key in COLUMN_KEYS if key not in reads and vars(data)[key] is not None]
+    known = f"{', '.join(reads[:-1])} and {reads[-1]}" if reads[1:] else reads[0]
+    return [f"data.{key}: {task} reads {known}; leave it out" for key in given]

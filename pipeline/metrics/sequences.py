@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.errors import ConfigError, DataError
@@ -54,6 +55,20 @@ class Seqeval(LocalMetric):
             if name not in ("micro avg", "macro avg", "weighted avg"):
                 found[f"f1_{name}"], found[f"support_{name}"] = numbers["f1-score"], numbers["support"]
         return found
+
+
+def entities(tags: list[str], known: Iterable[str]) -> list[tuple[int, int, str]]:
+    """First word, last word + 1 and type of the entities of one row, read as they are counted above.
+
+    `known` are all tags there are: their first letters tell the scheme.
+    """
+    from seqeval.metrics.sequence_labeling import get_entities
+    from seqeval.scheme import Entities
+
+    scheme = _scheme({tag[0] for tag in known})
+    if scheme:
+        return [(found.start, found.end, found.tag) for found in Entities([tags], scheme).entities[0]]
+    return [(first, last + 1, kind) for kind, first, last in get_entities(tags)]
 
 
 def _scheme(marks: set[str]) -> Any:

@@ -11,25 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Section
-from pipeline.data import COLUMN_KEYS, LABEL_KINDS, DataConfig, Kind
-from pipeline.errors import DataError
+from pipeline.data import LABEL_KINDS, DataConfig, Kind
+from pipeline.data.settings import unread_columns
 from pipeline.optim.rules import Rule
-
-IGNORED = -100
-"""Label of a position that is not learned from (the value PyTorch's cross-entropy ignores)."""
-TOGETHER = "drawn_together"  # a column of `examples`: equal numbers in a row are drawn together for an interval
-Batch = dict[str, Tensor]
-Features = dict[str, list[Any]]
-"""Columns of encoded rows: `input_ids` (or `length`, where rows are not tokens) and whatever else `collate` reads."""
-
-
-class BadRows(DataError):
-    """Raised by `encode`: what is wrong with rows of the batch. The pipeline adds where they were written."""
-
-    def __init__(self, found: Mapping[int, str]):
-        """`found`: the number of a row within the batch -> a sentence that begins with the column."""
-        super().__init__([f"row {number + 1}: {sentence}" for number, sentence in found.items()])
-        self.found = dict(found)
+from pipeline.tasks.padding import IGNORED as IGNORED
+from pipeline.tasks.padding import TOGETHER as TOGETHER
+from pipeline.tasks.padding import Batch as Batch
+from pipeline.tasks.padding import Features as Features
 
 
 class Task:
@@ -39,6 +27,8 @@ class Task:
     `use_image_processor`), then `encode` for every row once, `accept` the model, `augment` for every row of a training
     batch, `collate`, `terms` and `loss` for every batch; at evaluation `postprocess` (and `generate`) for every batch,
     `tune` and `examples` for all of them together, then the `metrics`; at the end `exported` with the model.
+    Of a saved model: `recall` in place of `read_labels`; for rows without labels first `to_predict`, then
+    `placeholders`, `encode` and `collate`, `outputs` for every batch, and `predicted` for all of them together.
     """
 
     class Config(Section):
@@ -60,12 +50,12 @@ class Task:
     purpose: str = ""
     """What the model does, in the words that end the sentence "A model that ..."."""
     head_modules: ClassVar[tuple[str, ...]] = ()
-    """Names of the modules a checkpoint may lack because the task brings them new. They are always trained and saved,
-    also when everything else is frozen or adapted."""
+    """Modules a checkpoint may lack because the task brings them new; always trained and saved, whatever is frozen."""
     nothing_to_learn: ClassVar[str] = "hold nothing to learn from"
     """What is said of the rows in `unlearnable`."""
     main_metric: str = "loss"
     """The metric that picks the best checkpoint unless the user names another."""
+    predicting: bool = False  # rows have no labels: see `to_predict`
     across_rows: bool = False
     """Whether the loss of a row depends on the other rows of the global batch, as with in-batch negatives.
     Such a task fills in `represent` and `loss_of`, so that how a batch is cut does not change its loss, and its
@@ -84,11 +74,7 @@ class Task:
 
     def problems(self) -> list[str]:
         """Settings that do not go together, one sentence each; asked before any file is opened."""
-        if self.reads is None:
-            return []
-        given = [key for key in COLUMN_KEYS if key not in self.reads and vars(self.data)[key] is not None]
-        known = f"{', '.join(self.reads[:-1])} and {self.reads[-1]}" if self.reads[1:] else self.reads[0]
-        return [f"data.{key}: {self.config.name} reads {known}; leave it out" for key in given]
+        return unread_columns(self.data, self.reads, self.config.name)
 
     def problems_within(self, config: Any) -> list[str]:
         """Settings of other sections that do not go with this task's; `config` is the whole configuration."""
@@ -99,7 +85,7 @@ class Task:
         raise NotImplementedError
 
     def inputs(self) -> list[str]:
-        """The columns in which two rows are compared to see whether a split shares rows with the training rows."""
+        """The columns in which rows are compared to see whether a split shares some with the training rows."""
         return [name for name, kind in self.columns().items() if kind not in LABEL_KINDS]
 
     def read_labels(self, splits: Mapping[str, Any], checkpoint_labels: list[str] | None) -> None:
@@ -114,9 +100,8 @@ class Task:
     def check(self, model: nn.Module, *, random: bool) -> None:
         """Raise ConfigError when the settings do not fit the model, whose tensors have no values yet.
 
-        Called before `encode`; the place to read what rows and batches need of the model's config.
-
-        `random`: its weights will be drawn, and are not those of a checkpoint.
+        Called before `encode`; the place to read what rows and batches need of the model's config. `random`: its
+        weights will be drawn, and are not those of a checkpoint.
         """
 
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
@@ -154,11 +139,10 @@ class Task:
         return []
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
-        """Columns of rows to columns of features, with `full_length` (tokens before truncation, int).
+        """Columns of rows to columns of features, with `full_length` (tokens before truncation, int). Raises BadRows.
 
         A task that makes several feature rows of one row, or none, gives `example`: the number of the row within
-        `rows`, rising; the pipeline makes it the row's number in the split. Raises BadRows.
-        """
+        `rows`, rising; the pipeline makes it the row's number in the split."""
         raise NotImplementedError
 
     def kept_columns(self) -> dict[str, str]:
@@ -204,11 +188,9 @@ class Task:
         raise NotImplementedError
 
     def reference(self, model: nn.Module, batch: Batch) -> Batch:
-        """What the start model says about the rows of a batch, each entry (batch,); a task may leave it out.
-
-        It is asked for every row of every split once, before the first step and again when a run is resumed; from
-        then on the entries are columns of the encoded rows, which `collate` finds in each feature. Before that, and
-        in a dry run, they are not there."""
+        """What the start model says about the rows of a batch, each entry (batch,); a task may leave it out. Asked for
+        every row once, before the first step and again when a run is resumed; from then on the entries are columns of
+        the encoded rows, which `collate` finds in each feature. Before that, and in a dry run, they are not there."""
         raise NotImplementedError
 
     def represent(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Batch]:
@@ -246,11 +228,8 @@ class Task:
         raise NotImplementedError
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
-        """From the columns of `postprocess`, one entry per feature row in order, to what the metrics take.
-
-        Here windows of one text become one answer again and token ids become text. `rows` is the split in normal
-        form, `features` the encoded split. By default every feature row is an example.
-        """
+        """From the columns of `postprocess`, one entry per feature row in order, to what the metrics take: windows are
+        put together, token ids become text. `rows` is the split in normal form, `features` the encoded split."""
         return columns
 
     def metrics(self) -> list[str]:
@@ -268,6 +247,27 @@ class Task:
     def references(self, rows: Any) -> list[Any] | None:
         """The column `references` of the metrics where it is known before anything is scored, one for each row."""
         return None
+
+    def to_predict(self) -> None:
+        """From here on rows have no labels: the place to change settings that do not go with that."""
+        self.predicting = True
+
+    def asked(self) -> list[str]:
+        """The columns that a row to be predicted must have; the others are its label."""
+        return self.inputs()
+
+    def placeholders(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """For rows of the `asked` columns the others, filled with anything that `encode` takes."""
+        return {}
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Batch:
+        """What `predicted` needs of a batch, one entry per feature row, shaped as those of `postprocess`."""
+        _, logits = self.loss(model, batch)
+        return {**self.postprocess(logits, batch), **self.generate(model, batch)}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """What is said of each row, as JSON takes it, from the columns of `outputs`; arguments as for `examples`."""
+        raise NotImplementedError
 
     def exported(self, model: nn.Module) -> nn.Module:
         """The model as it is to be saved for use (units put back, thresholds in its config, say)."""

@@ -12,19 +12,22 @@ from torch import Tensor, nn
 from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.data.packing import best_fit, blocks
+from pipeline.errors import BadRows
+from pipeline.models.fit import position_limit
 from pipeline.tasks import generation
-from pipeline.tasks.base import IGNORED, BadRows, Batch, Features, Task
+from pipeline.tasks.base import IGNORED, Batch, Features, Task
+from pipeline.tasks.causal_rows import chats_of, columns_of, placeholders, prompts_of, to_be_answered
 from pipeline.tasks.causal_settings import SEPARATOR, problems_of
-from pipeline.tasks.chat import Chat, encode_chats, end_mark, render, unanswerable
+from pipeline.tasks.chat import encode_chats, end_mark, render, unanswerable
 from pipeline.tasks.chat_templates import OWN, set_template
-from pipeline.tasks.conversations import messages_of, system_message, tools_of
+from pipeline.tasks.conversations import messages_of
 from pipeline.tasks.generation import MAX_NEW_TOKENS, GenerateConfig
 from pipeline.tasks.language import (
     bytes_column,
     cross_entropy_sum,
     encode_text,
     language_columns,
-    predicted,
+    of_predicted,
     refuse_empty,
     truncated,
 )
@@ -81,11 +84,6 @@ class CausalLM(Task):
         """Rows go through a chat template."""
         return self.data.messages_column is not None or (self.prompted and self.config.chat_template is not None)
 
-    @property
-    def prompt_columns(self) -> list[str]:
-        columns = self.data.prompt_column or []
-        return [columns] if isinstance(columns, str) else list(columns)
-
     def problems(self) -> list[str]:
         return super().problems() + problems_of(self.config, self.data, chatting=self.chatting)
 
@@ -101,16 +99,20 @@ class CausalLM(Task):
         return self.config.generate is not None and (self.prompted or self.chatting)
 
     def columns(self) -> dict[str, Kind]:
-        data = self.data
-        found: dict[str | None, Kind] = {data.text_column or "text": "text"}  # type: ignore[dict-item]
-        if data.messages_column:
-            found = {data.messages_column: "json"}
-            found |= {data.tools_column: "any_json", data.system_column: "any_text"}
-        elif self.prompted:
-            first, *others = self.prompt_columns
-            found = {first: "text", data.response_column: "text", data.system_column: "any_text"}
-            found |= dict.fromkeys(others, "any_text")
-        return {name: kind for name, kind in found.items() if name is not None}
+        return columns_of(self.data)
+
+    def to_predict(self) -> None:
+        super().to_predict()
+        self.config.generate = self.config.generate or GenerateConfig()
+        if not (self.prompted or self.chatting):
+            self.config.separator = ""
+        self.data = to_be_answered(self.data)
+
+    def asked(self) -> list[str]:
+        return [name for name in self.columns() if name != self.data.response_column]
+
+    def placeholders(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        return placeholders(rows, self.data)
 
     def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
         self.config.chat_template = self.config.chat_template and OWN  # it was saved with the tokenizer
@@ -126,6 +128,8 @@ class CausalLM(Task):
         return f"{super().processing()}{self.tokenizer.chat_template if self.chatting else ''}"
 
     def check(self, model: Any, *, random: bool) -> None:
+        if self.predicting and (limit := position_limit(model.config)) is not None:
+            self.max_length = max(1, min(self.max_length, limit - self.width))
         prompts = self._sample_prompts() if self.has_samples else []
         longest = self.max_length if self.answers else 0
         generation.check_room(self.tokenizer, model.config, prompts=prompts, longest=longest, width=self.width)
@@ -138,20 +142,14 @@ class CausalLM(Task):
             if self.data.packing == "none":
                 features = truncated(features, self.max_length)
             if self.data.packing in ("none", "best_fit"):
-                features = predicted(features, self.tokenizer.bos_token_id)
+                features = of_predicted(features, self.tokenizer.bos_token_id)
         if self.data.packing == "best_fit":
             refuse_empty(features, self.inputs()[0], self.max_length)  # in a block nobody would see it
         return features
 
     def _encode_chats(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         """Conversations, or pairs as conversations of one turn, through the chat template."""
-        chats: list[Chat] = []
-        bad: dict[int, str] = {}
-        for number, cells in enumerate(zip(*(rows[name] for name in self.columns()), strict=True)):
-            try:
-                chats.append(self._chat(dict(zip(self.columns(), cells, strict=True))))
-            except ValueError as error:
-                bad[number] = str(error)
+        chats, bad = chats_of(rows, self.data)
         if not bad:
             features, bad = encode_chats(
                 self.tokenizer,
@@ -164,24 +162,8 @@ class CausalLM(Task):
             raise BadRows({number: f"{self.inputs()[0]} {sentence}" for number, sentence in bad.items()})
         return features
 
-    def _chat(self, row: Mapping[str, str]) -> Chat:
-        data = self.data
-        system = row[data.system_column] if data.system_column else ""
-        if data.messages_column:
-            tools = tools_of(row[data.tools_column]) if data.tools_column else None
-            return messages_of(row[data.messages_column], system), tools
-        assert data.response_column is not None
-        answer = {"role": "assistant", "content": row[data.response_column]}
-        return [*system_message(system), {"role": "user", "content": self._prompt(row)}, answer], None
-
-    def _prompt(self, row: Mapping[str, str]) -> str:
-        return "\n".join(row[column] for column in self.prompt_columns if row[column])
-
     def _encode_pairs(self, rows: Mapping[str, Sequence[Any]]) -> Features:
-        cells = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
-        system = self.data.system_column
-        parts = [([row[system]] if system and row[system] else []) + [self._prompt(row)] for row in cells]
-        prompts = ["\n".join(part) + self.config.separator for part in parts]
+        prompts = [f"{prompt}{self.config.separator}" for prompt in prompts_of(rows, self.data)]
         return encode_pairs(self.tokenizer, prompts, rows[str(self.data.response_column)], max_length=self.max_length)
 
     @property
@@ -256,6 +238,13 @@ class CausalLM(Task):
         prompts = generation.prompts_of(batch, self.tokenizer.pad_token_id)
         seeds = generation.seeds_of(batch)
         return {"written": generation.write(model, self.config.generate, prompts, seeds=seeds, **self._writing)}
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Batch:
+        return self.generate(model, batch)
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """`{generated_text}`: the response, the assistant's next message, or what follows a plain text."""
+        return [{"generated_text": text} for text in generation.texts_of(columns["written"], self.tokenizer)]
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         if not self.answers:

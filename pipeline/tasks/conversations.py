@@ -51,6 +51,16 @@ def messages_of(cell: str, system: str = "") -> list[Message]:
     return [*system_message(system), *messages]
 
 
+def answered(cell: str, answer: str) -> str:
+    """The same conversation with an answer of the assistant at its end, where the last message is somebody else's."""
+    found = json.loads(cell)
+    last = found[-1] if isinstance(found, list) and found else None
+    role = last.get("role", last.get("from")) if isinstance(last, dict) else "assistant"
+    if ROLES.get(str(role)) == "assistant" or not isinstance(last, dict):
+        return cell
+    return json.dumps([*found, {"role": "assistant", "content": answer}], ensure_ascii=False)
+
+
 def system_message(system: str) -> list[Message]:
     """The message of a system prompt; none when it is empty."""
     return [{"role": "system", "content": system}] if system else []

@@ -20,6 +20,8 @@ from pipeline.models.fit import has_class
 from pipeline.optim.rules import Rule
 from pipeline.tasks.base import Batch, Features, Task
 from pipeline.tasks.padding import attention_mask, pad
+from pipeline.tasks.ranking import competition, rank_of_positive
+from pipeline.tasks.saying import shown_row
 from pipeline.tasks.sentence_files import Pooling, pooling_of, write_sentence_files
 
 DEFAULT_SCALE, DEFAULT_GROUP = 20.0, 32
@@ -69,7 +71,8 @@ class Embedding(Task):
     @property
     def text_columns(self) -> list[str]:
         columns = self.data.text_column or ["anchor", "positive"]
-        return [columns] if isinstance(columns, str) else list(columns)
+        found = [columns] if isinstance(columns, str) else list(columns)
+        return found[:1] if self.predicting else found
 
     @property
     def new_parameters(self) -> str:
@@ -78,12 +81,13 @@ class Embedding(Task):
 
     def problems(self) -> list[str]:
         found, config = super().problems(), self.config
-        expected = (2,) if self.scored else (2, 3)
+        expected = (1,) if self.predicting else (2,) if self.scored else (2, 3)
         if len(self.text_columns) not in expected or len(set(self.text_columns)) < len(self.text_columns):
             wanted = "a list of two columns, [anchor, positive]"
             wanted += " for scored pairs" if self.scored else ", or of three, [anchor, positive, negative]"
             found.append(f"data.text_column: expected {wanted}; got {', '.join(self.text_columns)}")
-        for key in ("scale", "eval_group_size") if self.scored else ("score_range",):
+        others = ("scale", "eval_group_size") if self.scored else ("score_range",)
+        for key in () if self.predicting else others:
             if vars(config)[key] is not None:
                 needs = "is for pairs without scores" if self.scored else "is for scored pairs (data.label_column)"
                 found.append(f"task.{key}: {needs}; leave it out")
@@ -242,35 +246,25 @@ class Embedding(Task):
         ]
         return {"rank": torch.cat(ranks).numpy(), "loss": torch.cat(losses).double().numpy()}
 
+    def to_predict(self) -> None:
+        """The first text of a row is embedded."""
+        super().to_predict()
+        self.scored = False
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Batch:
+        vectors = self.represent(model, batch)[0][:, 0]
+        return {"vectors": functional.normalize(vectors, dim=-1) if self.config.normalize else vectors}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """`{embedding}`."""
+        return [{"embedding": shown_row(vector)} for vector in columns["vectors"]]
+
     def metrics(self) -> list[str]:
         return ["pearson", "spearman"] if self.scored else ["retrieval_accuracy", "mrr_at10"]
 
 
 POOLER = r"(^|\.)pooler\."
 """Parameters of a head for another purpose, which some encoders carry."""
-
-
-def competition(vectors: Tensor, texts: Tensor, asked: Tensor) -> Tensor:
-    """Cosine similarity of the anchors of some rows (numbers) with all candidates: (asked, candidates).
-
-    Candidates are all positives, then all negatives, so that the one of row i is in column i. One that is known to be
-    no negative has -inf.
-    """
-    with torch.autocast(vectors.device.type, enabled=False):
-        unit = functional.normalize(vectors.float(), dim=-1)
-        scores = unit[asked, 0] @ unit[:, 1:].transpose(0, 1).flatten(0, 1).T
-    candidates, anchors = texts[:, 1:].T.flatten(), texts[:, 0]
-    related = candidates[None, :] == texts[asked, 1, None]
-    related[:, : len(texts)] |= anchors[None, :] == anchors[asked, None]
-    related[torch.arange(len(asked), device=asked.device), asked] = False
-    return scores.masked_fill(related, -torch.inf)
-
-
-def rank_of_positive(vectors: Tensor, texts: Tensor, asked: Tensor) -> Tensor:
-    """(asked,): 1 where nothing is nearer to the anchor than its positive; a vector with NaN comes last."""
-    scores = competition(vectors, texts, asked)
-    own = scores.gather(1, asked[:, None])
-    return 1 + (~(scores <= own)).sum(1)
 
 
 def _cosine(vectors: Tensor) -> Tensor:

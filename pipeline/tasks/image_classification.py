@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.tasks.augmentation import RandomResizedCrop, flipped, random_crop, random_resized_crop
 from pipeline.tasks.base import Batch, Features, Task
 from pipeline.tasks.labels import check_labels, choose_labels, named_labels, recall_labels
+from pipeline.tasks.saying import shown
 
 MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 """Pillow's name for images of so many channels."""
@@ -157,6 +158,25 @@ class ImageClassification(Task):
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
         return {"predictions": logits.argmax(-1), "references": batch["labels"]}
+
+    def placeholders(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        return {self.label_column: [self.label_names[0] for _ in rows[self.image_column]]}
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Batch:
+        _, logits = self.loss(model, batch)
+        return {**self.postprocess(logits, batch), "score": logits.softmax(-1).amax(-1)}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """`{label, score}`, behind the file of the image where it has one."""
+        cells = zip(rows[self.image_column], columns["predictions"], columns["score"], strict=True)
+        return [
+            {
+                **({"image": image["path"]} if image["path"] else {}),
+                "label": self.label_names[label],
+                "score": shown(score),
+            }
+            for image, label, score in cells
+        ]
 
     def metrics(self) -> list[str]:
         binary = ["f1"] if len(self.label_names) == 2 else []

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.data import DataConfig
-from pipeline.tasks.base import IGNORED, BadRows, Batch, Features
+from pipeline.errors import BadRows
+from pipeline.tasks.base import IGNORED, Batch, Features
 
 
 def encode_text(tokenizer: Any, texts: Sequence[str], *, end: bool) -> Features:
@@ -44,7 +45,7 @@ def truncated(features: Features, max_length: int) -> Features:
     }
 
 
-def predicted(features: Features, bos: int | None) -> Features:
+def of_predicted(features: Features, bos: int | None) -> Features:
     """Bytes of the predicted tokens only: without a BOS before it, the first token of a row is given, not predicted."""
     pairs = zip(features["num_bytes"], features["input_ids"], strict=True)
     return {**features, "num_bytes": [size * _share(row, bos) for size, row in pairs]}

@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.data.packing import blocks
-from pipeline.errors import ConfigError
+from pipeline.errors import BadRows, ConfigError
 from pipeline.tasks.base import IGNORED, Batch, Features, Task
 from pipeline.tasks.language import bytes_column, cross_entropy_sum, encode_text, language_columns, text_only, truncated
 from pipeline.tasks.padding import attention_mask, pad
+from pipeline.tasks.saying import shown
+
+FILLS = 5
+"""Tokens that are named for a mask."""
 
 
 class MaskedLM(Task):
@@ -53,6 +58,10 @@ class MaskedLM(Task):
             )
         self.special = set(tokenizer.all_special_ids)
 
+    def to_predict(self) -> None:
+        super().to_predict()
+        self.data = self.data.model_copy(update={"packing": None})
+
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         (column,) = self.columns()
         if self.packs:
@@ -60,7 +69,15 @@ class MaskedLM(Task):
         features = self.tokenizer(list(rows[column]), verbose=False)
         full = [len(row) for row in features["input_ids"]]
         cut = self.tokenizer(list(rows[column]), truncation=True, max_length=self.max_length)["input_ids"]
+        if self.predicting:
+            self._refuse_without_mask(column, cut)
         return truncated({"input_ids": cut, "num_bytes": [0.0] * len(cut), "full_length": full}, self.max_length)
+
+    def _refuse_without_mask(self, column: str, rows: Sequence[Sequence[int]]) -> None:
+        mask, name = self.tokenizer.mask_token_id, self.tokenizer.mask_token
+        sentence = f"{column} has no {name} within {self.max_length} tokens, so there is nothing to fill in"
+        if bad := {number: sentence for number, row in enumerate(rows) if mask not in row}:
+            raise BadRows(bad)
 
     @property
     def packs(self) -> bool:
@@ -75,7 +92,9 @@ class MaskedLM(Task):
 
     def collate(self, features: Sequence[Mapping[str, Any]], draws: Sequence[np.random.Generator]) -> Batch:
         rows, labels = zip(
-            *(self._masked(feature["input_ids"], draw) for feature, draw in zip(features, draws, strict=True)),
+            *(self._unmasked(feature["input_ids"]) for feature in features)
+            if self.predicting
+            else (self._masked(feature["input_ids"], draw) for feature, draw in zip(features, draws, strict=True)),
             strict=True,
         )
         return {
@@ -101,6 +120,10 @@ class MaskedLM(Task):
             ids[chosen[fate >= 0.9]] = random_ids[fate >= 0.9]
         return ids.tolist(), labels.tolist()
 
+    def _unmasked(self, row: Sequence[int]) -> tuple[list[int], list[int]]:
+        """A row that has its masks already."""
+        return list(row), [IGNORED] * len(row)
+
     def terms(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum())
 
@@ -110,6 +133,27 @@ class MaskedLM(Task):
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
         return language_columns(logits, batch["labels"], batch["num_bytes"])
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Batch:
+        """The likeliest tokens of every position, and what they are worth: (batch, max_length, FILLS) each."""
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        scores, ids = logits.float().softmax(-1).topk(min(FILLS, logits.shape[-1]))
+        missing = (0, 0, 0, self.max_length - ids.shape[1])
+        return {"ids": functional.pad(ids.int(), missing), "scores": functional.pad(scores, missing)}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """`{fills: [[{token, score}]]}`: for every mask of the text the likeliest tokens, best first."""
+        found = []
+        for row, ids, scores in zip(features["input_ids"], columns["ids"], columns["scores"], strict=True):
+            masks = [place for place, token in enumerate(row) if token == self.tokenizer.mask_token_id]
+            found.append({"fills": [self._fills(ids[place], scores[place]) for place in masks]})
+        return found
+
+    def _fills(self, ids: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {"token": self.tokenizer.decode([int(token)]).strip(), "score": shown(score)}
+            for token, score in zip(ids, scores, strict=True)
+        ]
 
     def metrics(self) -> list[str]:
         return ["perplexity", "token_accuracy"]

@@ -14,6 +14,7 @@ from pipeline.config import Section
 from pipeline.data import Kind, places_of
 from pipeline.errors import DataError
 from pipeline.tasks.base import Batch, Features, Task
+from pipeline.tasks.saying import shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHOWN = 20
@@ -194,6 +195,26 @@ class MultipleChoice(Task):
 
     def postprocess(self, logits: Tensor, batch: Batch) -> Batch:
         return {"predictions": among_choices(logits, batch).argmax(-1), "references": batch["labels"]}
+
+    def to_predict(self) -> None:
+        super().to_predict()
+        self.form = "number"  # of the placeholders
+
+    def placeholders(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        return {self.label_column: ["0" for _ in rows[self.text_columns[0]]]}
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Batch:
+        _, logits = self.loss(model, batch)
+        sure = among_choices(logits, batch).softmax(-1).amax(-1)
+        return {**self.postprocess(logits, batch), "score": sure}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """`{choice, number, score}`: the text of the choice, its number from 0, its probability among the choices."""
+        cells = zip(self.choices_of(rows[:]), columns["predictions"], columns["score"], strict=True)
+        return [
+            {"choice": choices[chosen], "number": int(chosen), "score": shown(score)}
+            for choices, chosen, score in cells
+        ]
 
     def metrics(self) -> list[str]:
         return ["accuracy"]

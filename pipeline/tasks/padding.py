@@ -1,12 +1,21 @@
-"""Rows of different lengths as one tensor."""
+"""What rows are on their way to a model: columns of features, then batches of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+IGNORED = -100
+"""Label of a position that is not learned from (the value PyTorch's cross-entropy ignores)."""
+
+TOGETHER = "drawn_together"  # a column of `examples`: equal numbers in a row are drawn together for an interval
+Batch = dict[str, Tensor]
+Features = dict[str, list[Any]]
+"""Columns of encoded rows: `input_ids` (or `length`, where rows are not tokens) and whatever else `collate` reads."""
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -20,6 +20,7 @@ from pipeline.tasks.chat import end_of_turn, render
 from pipeline.tasks.chat_templates import OWN, set_template, template_problems
 from pipeline.tasks.conversations import ROLES
 from pipeline.tasks.padding import attention_mask, pad
+from pipeline.tasks.saying import shown
 
 SHOWN = 20
 
@@ -221,6 +222,18 @@ class Preference(Task):
     def postprocess(self, policy: Tensor, batch: Batch) -> Batch:
         chosen, rejected = (self.config.beta * (policy - batch["reference"])).unbind(1)
         return {"chosen_rewards": chosen, "rejected_rewards": rejected}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """The implicit reward of both answers (beta times what the model adds to the log-probability of the start)."""
+        pairs = zip(columns["chosen_rewards"], columns["rejected_rewards"], strict=True)
+        return [
+            {
+                "chosen_reward": shown(chosen),
+                "rejected_reward": shown(rejected),
+                "preferred": self.answers[0 if chosen > rejected else 1],
+            }
+            for chosen, rejected in pairs
+        ]
 
     def metrics(self) -> list[str]:
         return ["reward_accuracy", "reward_margin"]

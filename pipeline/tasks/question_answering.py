@@ -18,6 +18,7 @@ from pipeline.data import Kind, places_of
 from pipeline.data.columns import SHOWN, Problems
 from pipeline.tasks.base import Batch, Features, Task
 from pipeline.tasks.padding import attention_mask, pad
+from pipeline.tasks.saying import shown
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 EXPECTED = (
@@ -172,21 +173,39 @@ class QuestionAnswering(Task):
         }
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
+        predictions = [found["answer"] for found in self.predicted(columns, rows, features)]
+        references = [[text for text, _ in read_answers(cell)] for cell in rows[self.answers_column]]
+        return {"predictions": predictions, "references": references}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
         """Of the windows of a question the best span; no answer when [CLS] beats it even in the worst window.
 
-        The score of no answer is the least over the windows, since most of them do not hold the answer.
+        `{answer, start, score, null_score}`: the text, its first character (null without an answer), and the scores
+        (sums of two logits) of the best span and of no answer. The latter is the least over the windows, since most of
+        them do not hold the answer.
         """
         example = np.asarray(features["example"])
         null_score = np.full(len(rows), np.inf)
         np.minimum.at(null_score, example, columns["null_score"])
-        contexts, predictions = list(rows[self.context_column]), [""] * len(rows)
+        found: list[dict[str, Any]] = [{}] * len(rows)
+        contexts = list(rows[self.context_column])
         for window in np.lexsort((columns["score"], example)):  # the best window of a question comes last
-            number, score = int(example[window]), columns["score"][window]
-            empty = self.may_be_empty and null_score[number] - score > self.config.null_score_diff_threshold
+            row, score = int(example[window]), columns["score"][window]
+            empty = self.may_be_empty and null_score[row] - score > self.config.null_score_diff_threshold
             first, end = int(columns["first_character"][window]), int(columns["end_character"][window])
-            predictions[number] = "" if empty or first < 0 else contexts[number][first:end].strip()
-        references = [[text for text, _ in read_answers(cell)] for cell in rows[self.answers_column]]
-        return {"predictions": predictions, "references": references}
+            span = "" if empty or first < 0 else contexts[row][first:end]
+            answer = span.strip()
+            start = first + len(span) - len(span.lstrip()) if answer else None
+            scores = {"score": shown(score), "null_score": shown(np.float32(null_score[row]))}
+            found[row] = {"answer": answer, "start": start, **scores}
+        return found
+
+    def placeholders(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """The first visible character of the context: an answer that every setting allows."""
+        places = [len(context) - len(context.lstrip()) for context in rows[self.context_column]]
+        pairs = zip(rows[self.context_column], places, strict=True)
+        answers = [[{"text": text[at], "answer_start": at}] if text[at:] else [] for text, at in pairs]
+        return {self.answers_column: [json.dumps(cell) for cell in answers]}
 
     def metrics(self) -> list[str]:
         return ["squad_exact_match", "squad_f1"]

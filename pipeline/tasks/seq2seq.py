@@ -160,6 +160,23 @@ class Seq2Seq(Task):
         )
         return {"written": written}
 
+    def to_predict(self) -> None:
+        super().to_predict()
+        self.config.generate = self.config.generate or GenerateConfig()
+
+    def asked(self) -> list[str]:
+        return [self.source_column]
+
+    def placeholders(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        return {self.target_column: ["" for _ in rows[self.source_column]]}
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Batch:
+        return self.generate(model, batch)
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """`{generated_text}`."""
+        return [{"generated_text": text} for text in generation.texts_of(columns["written"], self.tokenizer)]
+
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
         if self.config.generate is None:
             return columns

@@ -18,6 +18,7 @@ from pipeline.errors import DataError
 from pipeline.tasks.base import Batch, Features, Task
 from pipeline.tasks.labels import check_labels, choose_labels, named_labels, recall_labels
 from pipeline.tasks.padding import attention_mask, pad
+from pipeline.tasks.saying import shown, shown_row
 from pipeline.tasks.scaling import Scaling, check_head, fold
 from pipeline.tasks.thresholds import KEPT, best_thresholds, thresholds_note
 
@@ -229,6 +230,33 @@ class TextClassification(Task):
         if self.config.problem_type == "multi_label_classification":
             settings["label_thresholds"] = self.thresholds.tolist()
         return model
+
+    def placeholders(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        kind = self.config.problem_type
+        label = 0.0 if kind == "regression" else self.label_names[0]
+        cell = [label] if kind == "multi_label_classification" else label
+        return {self.label_column: [cell for _ in rows[self.text_columns[0]]]}
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Batch:
+        _, logits = self.loss(model, batch)
+        sure = {} if self.config.problem_type == "regression" else {"score": logits.softmax(-1).amax(-1)}
+        return {**self.postprocess(logits, batch), **sure}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """`{label, score}`; of several labels those above their threshold, with the scores of all; or the number."""
+        if self.config.problem_type == "regression":
+            return [{"label": shown(value)} for value in columns["predictions"]]
+        if self.config.problem_type == "single_label_classification":
+            pairs = zip(columns["predictions"], columns["score"], strict=True)
+            return [{"label": self.label_names[label], "score": shown(score)} for label, score in pairs]
+        found = self.examples(columns, rows, features)["predictions"]
+        return [
+            {
+                "labels": [name for name, chosen in zip(self.label_names, row, strict=True) if chosen],
+                "scores": dict(zip(self.label_names, shown_row(scores), strict=True)),
+            }
+            for row, scores in zip(found, columns["scores"], strict=True)
+        ]
 
     def notes(self) -> list[str]:
         if self.config.problem_type == "regression":

@@ -15,7 +15,8 @@ from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.errors import ConfigError
 from pipeline.tasks.base import IGNORED, TOGETHER, Batch, Features, Task
-from pipeline.tasks.labels import check_labels, choose_labels, recall_labels
+from pipeline.tasks.entities import entities_of, in_text, in_words
+from pipeline.tasks.labels import check_labels, choose_labels, named_labels, recall_labels
 from pipeline.tasks.padding import attention_mask, pad
 from pipeline.tasks.spans import OUTSIDE, Span, read_spans, tags_of, words_of
 from pipeline.tasks.tagged_rows import check_rows, say_what_is_widened
@@ -29,7 +30,7 @@ from pipeline.tasks.tags import (
     types_of,
     within,
 )
-from pipeline.tasks.windows import Window, needs_spaces, windows_of
+from pipeline.tasks.windows import Window, needs_spaces, put_together, windows_of
 
 STRIDE = 64
 
@@ -166,11 +167,7 @@ class TokenClassification(Task):
             yield [" " * after + text[start:end] for (start, end), after in zip(places, after_space, strict=True)], tags
 
     def model_kwargs(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self.label_names),
-            "id2label": dict(enumerate(self.label_names)),
-            "label2id": {name: index for index, name in enumerate(self.label_names)},
-        }
+        return named_labels(self.label_names)
 
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
         super().use_tokenizer(tokenizer, max_length)
@@ -241,13 +238,9 @@ class TokenClassification(Task):
         return {"predictions": logits.argmax(-1).to(torch.int8 if len(self.label_names) <= 128 else torch.int32)}
 
     def examples(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> dict[str, Any]:
-        """Windows to rows: one list of tag names per row for entities; for plain tags their ids, one per word."""
+        """One list of tag names per row for entities; for plain tags their ids, one per word."""
         references = [tags for _, tags in self._sentences(rows)]
-        predictions = [[self.missing] * len(tags) for tags in references]
-        for ids, words, row in zip(columns["predictions"], features["words"], features["example"], strict=True):
-            for position, word in enumerate(words):
-                if word >= 0:
-                    predictions[row][word] = int(ids[position])
+        predictions = put_together(columns["predictions"], features, references, self.missing)
         if not self.entities:
             sentences = np.repeat(np.arange(len(references)), [len(tags) for tags in references])
             words = {"predictions": np.concatenate(predictions), "references": np.concatenate(references)}
@@ -257,6 +250,23 @@ class TokenClassification(Task):
             "predictions": [[names[tag] for tag in row] for row in predictions],
             "references": [[names[tag] for tag in row] for row in references],
         }
+
+    def placeholders(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        tag = self.label_names[0]
+        return {self.label_column: ["[]" if self.spans else [tag for _ in text] for text in rows[self.text_column]]}
+
+    def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
+        """`{tags, entities}`, or `{entities}` of a text; see `entities_of`. Plain tags: `{tags}`."""
+        words = [tags for _, tags in self._sentences(rows)]
+        tags = put_together(columns["predictions"], features, words, self.missing)
+        names = [[self.label_names[tag] for tag in row] for row in tags]
+        if not self.entities:
+            return [{"tags": row} for row in names]
+        found = [entities_of(list(map(scorable, row)), self.label_names) for row in names]
+        if self.spans:
+            return [in_text(text, spans) for text, spans in zip(rows[self.text_column], found, strict=True)]
+        cells = zip(rows[self.text_column], names, found, strict=True)
+        return [in_words(words, row, spans) for words, row, spans in cells]
 
     def metrics(self) -> list[str]:
         return ["seqeval"] if self.entities else ["accuracy", "f1_macro"]

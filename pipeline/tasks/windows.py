@@ -74,6 +74,22 @@ def _windows(parts: Sequence[Any], stride: int) -> list[Window]:
     return found
 
 
+def put_together(
+    predictions: np.ndarray, features: Any, rows: Sequence[Sequence[Any]], missing: int
+) -> list[list[int]]:
+    """What windows say of their tokens, (windows, tokens), as one list per row, with an entry for each of its words.
+
+    `features` has `words`, the `answers` of every window, and `example`, its row; `rows` have as many entries as words;
+    a word that no window answers for is `missing`.
+    """
+    found = [[missing] * len(row) for row in rows]
+    for said, words, row in zip(predictions, features["words"], features["example"], strict=True):
+        for position, word in enumerate(words):
+            if word >= 0:
+                found[row][word] = int(said[position])
+    return found
+
+
 def owners(starts: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
     """Per token of a row the window that sees most of what is around it: (tokens,) of int; of equals the earlier.
 

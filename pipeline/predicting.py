@@ -1,0 +1,237 @@
+"""What a saved model says about rows without labels: one line of JSON for each, in their order."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.accelerator import make_accelerator
+from pipeline.data import fingerprint, load_splits
+from pipeline.encoding import encoded, refuse_unlearnable
+from pipeline.errors import ConfigError, UserError
+from pipeline.evaluation import Part, collate, over_rows, to_device
+from pipeline.failure import RunFailed
+from pipeline.processes import Processes
+from pipeline.saved import Overrides, Saved, as_start, find, model_at_work, ready, settings_of
+from pipeline.settings import make_task
+from pipeline.stopping import StopRequest
+from pipeline.tasks import Task
+
+logger = logging.getLogger("graft")
+CHUNK = 1024
+"""Rows that are written together. Which rows meet in a batch depends on their chunk alone, so that a stopped prediction
+that goes on gives the same bytes."""
+SPLIT = "test"
+"""What the rows are called where a split has to have a name."""
+PROGRESS_SECONDS = 10.0
+Rows = str | Path | list[str] | Any
+
+
+@overload
+def predict(model: str | Path, file: Rows, out: None = None, **more: Any) -> list[dict[str, Any]]: ...
+@overload
+def predict(model: str | Path, file: Rows, out: str | Path, **more: Any) -> Path: ...
+def predict(
+    model: str | Path,
+    file: Rows,
+    out: str | Path | None = None,
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    base_model: str | None = None,
+    overrides: Overrides = (),
+    stop: StopRequest | None = None,
+    **settings: Any,
+) -> list[dict[str, Any]] | Path:
+    """What a saved model says about every row: a list in the order of the rows, or the file `out` with a line for each.
+
+    `model` is a run folder, its model folder, or the id of a model on the hub (with `revision`) that graft has pushed.
+    `file` is whatever `data.train_file` takes, or a `datasets.Dataset`; columns with labels may be there and are not
+    read. `config` is a configuration in place of the run's, `settings` are single settings
+    (`eval_batch_size=64`), `base_model` is where the base of an adapter is. What a row of the result holds is the
+    task's to say: see `Task.predicted`.
+
+    `out` is written beside its place and appears when it is whole; after a stop the same call goes on where it was.
+    Raises ConfigError or DataError before a weight is read, and Stopped when `stop` was asked for.
+    """
+    stop = stop or StopRequest()
+    saved = find(model, revision)
+    given = settings_of(saved, config, overrides or settings)
+    if out is not None and Path(out).expanduser().exists():
+        raise ConfigError(f"out: {out} is there already and nothing is written over; name another file or delete it")
+    prepared, task, rows = _read(saved, given, file, base_model, stop)
+    job = Job(saved, prepared, given, task, rows, base_model, stop)
+    if out is None:
+        return [line for chunk in job.chunks(0) for line in chunk]
+    return _write(job, Path(out).expanduser())
+
+
+def _read(saved: Saved, given: Any, file: Rows, base_model: str | None, stop: StopRequest) -> tuple[Any, Task, Any]:
+    """The configuration with the model as its start, the task that knows its labels, and the rows, completed."""
+    task = make_task(given)
+    if type(task).predicted is Task.predicted:
+        raise ConfigError(f"task: {given.task.name} does not say what a prediction is (it has no method `predicted`)")
+    task.to_predict()
+    config = as_start(saved, given, base_model).model_copy(update={"task": task.config})
+    task.data = config.data = _data_of(task.data, file)
+    if problems := task.problems():
+        raise ConfigError(problems)
+    asked = {name: kind for name, kind in task.columns().items() if name in task.asked()}
+    datasets = None if config.data.test_file is not None else {SPLIT: file}
+    try:
+        rows = load_splits(config.data, asked, datasets=datasets, poll=stop.poll)[SPLIT]
+    except UserError as error:
+        raise type(error)([problem.replace("data.test_file", "file") for problem in error.problems]) from error
+    task.recall(saved.settings, {})
+    for name, cells in task.placeholders(rows[:]).items():
+        if name in rows.column_names:
+            rows = rows.remove_columns(name)
+        rows = rows.add_column(name=name, column=cells, new_fingerprint=f"{SPLIT}-{name}")
+    task.recall(saved.settings, {SPLIT: rows})
+    ready(saved, config, task)
+    return config, task, rows
+
+
+def _data_of(data: Any, file: Rows) -> Any:
+    """The data section with these rows and no others."""
+    is_file = isinstance(file, str | Path | list)
+    files = [str(name) for name in file] if isinstance(file, list) else str(file)
+    nothing = ["train_file", "validation_file", "dataset_name", "dataset_validation_split", "dataset_test_split"]
+    nothing += ["sources", "validation_split_fraction", "max_eval_samples"]
+    update = {**dict.fromkeys(nothing), "test_file": files if is_file else None}
+    return data.model_copy(update={**update, "streaming": False, "on_bad_row": "error"})
+
+
+class Job:
+    """A prediction: the rows in chunks, and the lines of each."""
+
+    def __init__(
+        self, saved: Saved, config: Any, given: Any, task: Task, rows: Any, base_model: str | None, stop: StopRequest
+    ):
+        self.saved, self.config, self.given, self.task, self.rows = saved, config, given, task, rows
+        self.base_model, self.stop = base_model, stop
+        self.print = fingerprint(rows, task.columns())
+        self.processes = Processes(make_accelerator(config.train.mixed_precision))
+        if self.processes.count > 1:
+            raise ConfigError("predict: works in one process; cut the file and start one command for each part")
+
+    @property
+    def identity(self) -> str:
+        """What the lines depend on: the model, the rows and the settings."""
+        files = sorted(path for path in self.saved.folder.rglob("*") if path.is_file())
+        weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        known = self.config.model_dump(mode="json")
+        data = {key: value for key, value in known["data"].items() if key not in ("test_file", "cache_dir")}
+        training = [known["train"][key] for key in ("seed", "mixed_precision")]
+        facts = [known["task"], known["model"], known["eval"], data, training]
+        described = json.dumps([facts, self.saved.commit or weights, self.print, CHUNK], sort_keys=True, default=str)
+        return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+    def chunks(self, first: int) -> Iterator[list[dict[str, Any]]]:
+        """The lines of each chunk of rows, from chunk number `first` on. Raises Stopped between two batches."""
+        config, task, processes = self.config, self.task, self.processes
+        splits = {SPLIT: encoded(config, task, self.rows, self.print, SPLIT, self.stop)}
+        refuse_unlearnable(config.data, task, splits)
+        model = model_at_work(self.saved, config, self.given, task, splits, processes, self.base_model, self.stop)
+        features = splits[SPLIT]
+        batch_size = config.eval.eval_batch_size or config.train.micro_batch_size or config.train.train_batch_size
+        examples = np.asarray(features["example"]) if "example" in features.column_names else np.arange(len(features))
+        for start in range(first * CHUNK, len(self.rows), CHUNK):
+            end = min(start + CHUNK, len(self.rows))
+            low, high = (int(place) for place in np.searchsorted(examples, [start, end]))
+            part = _counted_from(features.select(range(low, high)), start)
+            forward = partial(self._outputs, model, features, low)
+            columns, _ = over_rows(model, part, forward, processes=processes, batch_size=batch_size, stop=self.stop)
+            yield task.predicted(columns, self.rows.select(range(start, end)), part)
+
+    def _outputs(self, model: nn.Module, features: Any, first: int, rows: np.ndarray) -> tuple[Part, float, int]:
+        """What the task needs of some rows of a chunk, which begins with feature row `first`."""
+        accelerator, seed = self.processes.accelerator, self.config.train.seed
+        # what is drawn for a row depends on its number among all
+        batch = to_device(collate(self.task, features, rows + first, seed=seed, epoch=0), accelerator.device)
+        with accelerator.autocast():
+            found = self.task.outputs(model, batch)
+        found = {key: value.clone() for key, value in found.items()}
+        return {**found, "row": torch.as_tensor(rows.copy())}, 0.0, 0
+
+
+def _counted_from(features: Any, start: int) -> Any:
+    """Features whose `example`, where they have one, is a row of their chunk."""
+    if "example" not in features.column_names:
+        return features
+    numbers = np.asarray(features["example"]) - start
+    rest = features.remove_columns("example")
+    return rest.add_column(name="example", column=numbers, new_fingerprint=f"{SPLIT}-{start}")
+
+
+def _write(job: Job, out: Path) -> Path:
+    """All lines in `out`, which appears when they are there; what is begun stands beside it, named after the job."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.{job.identity}.part")
+    for other in sorted(out.parent.glob(f"{out.name}.*.part")):
+        if other != part:
+            logger.warning("%s: begun by another model, or over other rows or settings; it is left as it is", other)
+    try:
+        with part.open("a+b") as file:
+            _hold(file, out)
+            first = _whole_chunks(file, len(job.rows))
+            if first:
+                logger.info("going on at row %d of %d", min(first * CHUNK, len(job.rows)) + 1, len(job.rows))
+            said = time.monotonic()
+            for number, lines in enumerate(job.chunks(first), start=first + 1):
+                file.write("".join(f"{_line(line)}\n" for line in lines).encode())
+                file.flush()
+                os.fsync(file.fileno())
+                if time.monotonic() - said > PROGRESS_SECONDS:
+                    said = time.monotonic()
+                    logger.info("%d of %d rows", min(number * CHUNK, len(job.rows)), len(job.rows))
+            part.rename(out)
+    except OSError as error:
+        raise RunFailed(f"{out}: cannot be written ({error.strerror or error}); what was written is kept") from error
+    return out
+
+
+def _line(found: dict[str, Any]) -> str:
+    return json.dumps(found, ensure_ascii=False, allow_nan=False)
+
+
+def _hold(file: BinaryIO, out: Path) -> None:
+    """One writer at a time; the system frees the file when the process dies."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"out: another process is writing {out} at this moment; wait for it, or stop it") from error
+
+
+def _whole_chunks(file: BinaryIO, rows: int) -> int:
+    """How many chunks of a file that was begun are whole; what is behind them is cut off."""
+    file.seek(0)
+    kept = size = place = 0
+    for count, line in enumerate(file, start=1):
+        if not _is_whole(line):
+            break
+        place += len(line)
+        if count % CHUNK == 0 or count == rows:
+            kept, size = kept + 1, place
+    file.truncate(size)
+    file.seek(size)
+    return kept
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

@@ -1,0 +1,78 @@
+"""The commands that use a trained model. What they import takes seconds, so each waits until it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipeline.command_line import Base, Rest, Revision, Saved
+from pipeline.errors import ConfigError
+
+
+def predict(
+    model: Saved,
+    *overrides: Rest,
+    file: Annotated[list[str], Parameter(help="Rows, as data.train_file takes them; once or more.")],
+    out: Annotated[Path, Parameter(help="File to write, one line of JSON per row; it must be new.")],
+    config: Annotated[Path | None, Parameter(help="A configuration in place of the run's.")] = None,
+    revision: Revision = None,
+    base_model: Base = None,
+) -> None:
+    """Let a trained model label rows, or answer them.
+
+    graft predict runs/mine --file new.jsonl --out labels.jsonl
+
+    Columns with labels need not be there. A setting may follow, such as --eval_batch_size 64 or
+    --task.generate.max_new_tokens 200. After a stop the same command goes on where it was.
+    """
+    from pipeline.commands import predict_command
+
+    predict_command(model, file, out, config, revision, base_model, overrides)
+
+
+def evaluate(
+    run_dir: Annotated[
+        str | None, Parameter(help="A run folder, scored by its own config.yaml.", allow_leading_hyphen=True)
+    ] = None,
+    *overrides: Rest,
+    model: Annotated[str | None, Parameter(help="In its place: a model folder, or a model on the hub.")] = None,
+    config: Annotated[Path | None, Parameter(help="The rows, and how they are scored; unset: the run's own.")] = None,
+    output_dir: Annotated[Path | None, Parameter(help="Folder for evaluation.json; unset: it is only printed.")] = None,
+    revision: Revision = None,
+    base_model: Base = None,
+) -> None:
+    """Score a saved model on validation and test rows.
+
+    graft evaluate runs/mine
+
+    graft evaluate --model someone/model --config my.yaml --bootstrap 1000
+
+    Nothing is trained or chosen: labels and thresholds are the model's.
+    """
+    from pipeline.commands import evaluate_command
+
+    rest = overrides if run_dir is None or not run_dir.startswith("--") else (run_dir, *overrides)
+    named = [name for name in (run_dir, model) if name is not None and not name.startswith("--")]
+    if len(named) != 1:
+        raise ConfigError("evaluate: name one model, a run folder or --model: graft evaluate runs/mine")
+    evaluate_command(named[0], config, output_dir, revision, base_model, rest)
+
+
+def merge(
+    source: Saved,
+    *,
+    out: Annotated[Path, Parameter(help="Folder of the merged model; it must be new.")],
+    base_model: Base = None,
+    revision: Revision = None,
+) -> None:
+    """Add the adapters of a LoRA run into its base: a plain model.
+
+    graft merge runs/lora --out models/merged
+
+    Merged and unmerged model are compared on rows of the run; the largest difference is said.
+    """
+    from pipeline.commands import merge_command
+
+    merge_command(source, out, base_model, revision)
