@@ -93,6 +93,15 @@ def test_a_stopped_prediction_goes_on(run: Path, file: Path, whole: bytes, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
+def test_what_is_said_of_a_row_does_not_depend_on_its_chunk(
+    run: Path, file: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "CHUNK", 1024)
+    expected = [line["answer"] for line in predict(run, str(file))]
+    assert [json.loads(line)["answer"] for line in whole.splitlines()] == expected
+    assert len(set(expected)) > 10
+
+
 def test_what_is_there_is_kept(run: Path, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A finished file is not written over, nor one that was begun over other rows or with other settings."""
     (tmp_path / "out.jsonl").write_text("mine")
