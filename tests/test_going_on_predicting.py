@@ -99,7 +99,7 @@ def test_what_is_said_of_a_row_does_not_depend_on_its_chunk(
     monkeypatch.setattr(predicting, "CHUNK", 1024)
     expected = [line["answer"] for line in predict(run, str(file))]
     assert [json.loads(line)["answer"] for line in whole.splitlines()] == expected
-    assert len(set(expected)) > 10
+    assert len(set(expected)) > 4
 
 
 def test_what_is_there_is_kept(run: Path, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
