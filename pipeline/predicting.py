@@ -40,11 +40,11 @@ Rows = str | Path | list[str] | Any
 
 
 @overload
-def predict(model: str | Path, file: Rows, out: None = None, **more: Any) -> list[dict[str, Any]]: ...
+def predict(model: str | os.PathLike[str], file: Rows, out: None = None, **more: Any) -> list[dict[str, Any]]: ...
 @overload
-def predict(model: str | Path, file: Rows, out: str | Path, **more: Any) -> Path: ...
+def predict(model: str | os.PathLike[str], file: Rows, out: str | Path, **more: Any) -> Path: ...
 def predict(
-    model: str | Path,
+    model: str | os.PathLike[str],
     file: Rows,
     out: str | Path | None = None,
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,12 +69,12 @@ class Saved:
         return {"name": name, "local": self.commit is None, "revision": self.commit}
 
 
-def find(name: str | Path, revision: str | None = None) -> Saved:
+def find(name: str | os.PathLike[str], revision: str | None = None) -> Saved:
     """The saved model that a folder is, or that a repository of the hub holds at a revision.
 
     Raises ConfigError when there is none, or when the run there is not finished.
     """
-    given = str(name)
+    given = os.fspath(name)
     if Path(locate(given, what="model")).is_dir():
         if revision is not None:
             raise ConfigError(f"revision: {given} is a local folder, which has no revisions; leave it out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +58,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | Path,
+    model: str | os.PathLike[str],
     config: str | Path | Mapping[str, Any] | None = None,
     *,
     revision: str | None = None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import pytest
 from torch import nn
@@ -23,6 +24,11 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert found.__name__ == name and found.__doc__, name
         assert found.__module__ == pipeline.PUBLIC[name]
     assert set(pipeline.PUBLIC) <= set(dir(pipeline))
+
+
+def test_the_page_names_them_all() -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    assert not [name for name in pipeline.PUBLIC if not re.search(rf"`{name}`|import [^\n]*\b{name}\b", page)]
 
 
 def test_type_checkers_read_the_same_table() -> None:
@@ -51,7 +57,21 @@ def test_importing_loads_nothing_large() -> None:
 
 def types_of_a_users_program() -> None:
     """Never run: mypy --strict reads it in `make check`. assert_type does not take Any for a type."""
-    from pipeline import Run, compare, finetune, freeze, lora, pretrain, train
+    from pipeline import (
+        Evaluation,
+        Run,
+        Sweep,
+        compare,
+        evaluate,
+        finetune,
+        freeze,
+        lora,
+        merge,
+        predict,
+        pretrain,
+        sweep,
+        train,
+    )
 
     for recipe in (pretrain, finetune, freeze, lora, train):
         assert_type(recipe("my.yaml", learning_rate=3e-4, lora={"r": 8}), Run)
@@ -61,4 +81,9 @@ def types_of_a_users_program() -> None:
     assert_type(run.tokenizer, PreTrainedTokenizerBase)
     assert_type(run.output_dir, Path)
     assert_type(compare([run, "runs/x"]).best(), list[str])
+    assert_type(predict(run, "test.csv"), list[dict[str, Any]])
+    assert_type(predict(run, "test.csv", "out.jsonl"), Path)
+    assert_type(evaluate(run), Evaluation)
+    assert_type(merge(run, "merged"), Path)
+    assert_type(sweep("my.yaml", {"seed": [0, 1]}), Sweep)
     pretrain(3)  # type: ignore[arg-type]
