@@ -10,7 +10,7 @@ from pipeline.data.hub import commit_in_cache, datasets_are_offline
 from pipeline.data.images import identity, open_image
 from pipeline.data.mixture import Mixture
 from pipeline.data.overlap import Overlap, Seen, digests_of, only, overlap, see
-from pipeline.data.settings import COLUMN_KEYS, DataConfig
+from pipeline.data.settings import COLUMN_KEYS, DataConfig, listed
 from pipeline.data.sources import files_of, find_rows, load_splits, places_of
 from pipeline.data.stream import Stream, open_stream, stream_fingerprint
 
@@ -36,6 +36,7 @@ __all__ = [
     "fingerprint",
     "identity",
     "join",
+    "listed",
     "load_splits",
     "locked",
     "open_stream",

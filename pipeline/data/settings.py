@@ -190,3 +190,8 @@ def unread_columns(data: DataConfig, reads: tuple[str, ...] | None, task: str) -
     given = [key for key in COLUMN_KEYS if key not in reads and vars(data)[key] is not None]
     known = f"{', '.join(reads[:-1])} and {reads[-1]}" if reads[1:] else reads[0]
     return [f"data.{key}: {task} reads {known}; leave it out" for key in given]
+
+
+def listed(columns: str | list[str]) -> list[str]:
+    """The columns that a setting names which takes one or several."""
+    return [columns] if isinstance(columns, str) else list(columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.data import DataConfig, Kind
+from pipeline.data import DataConfig, Kind, listed
 from pipeline.tasks.chat import Chat
 from pipeline.tasks.conversations import answered, messages_of, system_message, tools_of
 
@@ -28,8 +28,7 @@ def columns_of(data: DataConfig) -> dict[str, Kind]:
 
 
 def _prompt_columns(data: DataConfig) -> list[str]:
-    columns = data.prompt_column or []
-    return [columns] if isinstance(columns, str) else list(columns)
+    return listed(data.prompt_column or [])
 
 
 def to_be_answered(data: DataConfig) -> DataConfig:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.config import Section
-from pipeline.data import Kind
+from pipeline.data import Kind, listed
 from pipeline.errors import ConfigError, DataError
 from pipeline.models.fit import has_class
 from pipeline.optim.rules import Rule
@@ -70,8 +70,7 @@ class Embedding(Task):
 
     @property
     def text_columns(self) -> list[str]:
-        columns = self.data.text_column or ["anchor", "positive"]
-        found = [columns] if isinstance(columns, str) else list(columns)
+        found = listed(self.data.text_column or ["anchor", "positive"])
         return found[:1] if self.predicting else found
 
     @property

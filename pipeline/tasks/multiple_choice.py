@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.config import Section
-from pipeline.data import Kind, places_of
+from pipeline.data import Kind, listed, places_of
 from pipeline.errors import DataError
 from pipeline.tasks.base import Batch, Features, Task
 from pipeline.tasks.saying import shown
@@ -73,8 +73,7 @@ class MultipleChoice(Task):
 
     @property
     def text_columns(self) -> list[str]:
-        columns = self.data.text_column or "text"
-        return [columns] if isinstance(columns, str) else list(columns)
+        return listed(self.data.text_column or "text")
 
     @property
     def choices_column(self) -> str | list[str]:

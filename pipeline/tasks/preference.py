@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.config import Section
-from pipeline.data import Kind, places_of
+from pipeline.data import Kind, listed, places_of
 from pipeline.errors import DataError, UserError
 from pipeline.tasks.base import IGNORED, Batch, Features, Task
 from pipeline.tasks.chat import end_of_turn, render
@@ -62,8 +62,7 @@ class Preference(Task):
     @property
     def prompts(self) -> list[str]:
         """The columns of the prompt; one, where it is a conversation."""
-        columns = self.data.messages_column or self.data.prompt_column or "prompt"
-        return [columns] if isinstance(columns, str) else list(columns)
+        return listed(self.data.messages_column or self.data.prompt_column or "prompt")
 
     def problems(self) -> list[str]:
         found = super().problems()

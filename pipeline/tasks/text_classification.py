@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.config import Section
-from pipeline.data import Kind
+from pipeline.data import Kind, listed
 from pipeline.errors import DataError
 from pipeline.tasks.base import Batch, Features, Task
 from pipeline.tasks.labels import check_labels, choose_labels, named_labels, recall_labels
@@ -66,8 +66,7 @@ class TextClassification(Task):
 
     @property
     def text_columns(self) -> list[str]:
-        columns = self.data.text_column or "text"
-        return [columns] if isinstance(columns, str) else list(columns)
+        return listed(self.data.text_column or "text")
 
     @property
     def label_column(self) -> str:
