@@ -103,21 +103,40 @@ def test_stopped_and_resumed_is_straight(variant: str, strategy: str | None, tmp
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("variant", ["text_classification", "embedding"])
-def test_two_processes_are_one(variant: str, tmp_path: Path) -> None:
-    """Real processes over gloo: the same step, the same metrics over 13 rows that do not divide by two."""
-    checkpoint = checkpoint_for(variant, tmp_path / "start")
+RAGGED: dict[str, dict[str, Any]] = {
+    "text_classification": {},
+    "embedding": {},
+    "causal_lm chat": {"packing": "best_fit", "max_length": 128},
+}
+
+
+@pytest.fixture(scope="module")
+def on_one_and_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same runs in this process, and in one launch of two."""
+    folder = tmp_path_factory.mktemp("ragged")
     more = {"max_steps": 4, "train_batch_size": 7, "eval_steps": 2, "name": "sgd", "learning_rate": 0.1}
-    runs = {}
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
-        given = settings(variant, None, checkpoint, folder / "run", **more)
-        done = launched.run(folder, "finetune", given, processes)
-        assert done.returncode == 0, done.stderr[-3000:]
-        runs[processes] = folder / "run"
-        manifest = json.loads((folder / "run" / "manifest.json").read_text())
-        assert manifest["world_size"] == processes
+    jobs = []
+    for variant, own in RAGGED.items():
+        start = checkpoint_for(variant, folder / "starts" / variant)
+        if "max_length" in own:
+            config = json.loads((start / "config.json").read_text()) | {"max_position_embeddings": own["max_length"]}
+            (start / "config.json").write_text(json.dumps(config))
+        given = settings(variant, None, start, folder / "1" / variant, **more)
+        given["data"] |= own
+        run_recipe("finetune", given, datasets=data_of(read_config("finetune", given)))
+        jobs.append({"recipe": "finetune", "given": {**given, "output_dir": str(folder / "2" / variant)}, "stop": None})
+    launched.many(folder / "launch", jobs, 2)
+    return folder
+
+
+@pytest.mark.parametrize("variant", RAGGED)
+def test_two_processes_are_one(variant: str, on_one_and_two: Path) -> None:
+    """Real processes over gloo: the same step, the same metrics over 13 rows that do not divide by two."""
+    runs = {processes: on_one_and_two / str(processes) / variant for processes in (1, 2)}
+    for processes, folder in runs.items():
+        assert json.loads((folder / "manifest.json").read_text())["world_size"] == processes
+        train = json.loads((folder / "data.json").read_text())["train"]
+        assert (train["features"] < train["rows"]) == ("packing" in RAGGED[variant])
     assert worst_difference(weights(runs[1]), weights(runs[2])) < 1e-6
     for one, two in zip(train_lines(runs[1]), train_lines(runs[2]), strict=True):
         assert one.keys() == two.keys()
