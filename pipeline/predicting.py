@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation import Part, collate, over_rows, to_device
 from pipeline.failure import RunFailed
 from pipeline.processes import Processes
+from pipeline.reading import refuse_unscorable
 from pipeline.saved import Overrides, Saved, as_start, find, model_at_work, ready, settings_of
 from pipeline.settings import make_task
 from pipeline.stopping import StopRequest
@@ -144,6 +145,7 @@ class Job:
         config, task, processes = self.config, self.task, self.processes
         splits = {SPLIT: encoded(config, task, self.rows, self.print, SPLIT, self.stop)}
         refuse_unlearnable(config.data, task, splits)
+        refuse_unscorable(config.data, task, {SPLIT: self.rows}, splits, {})
         model = model_at_work(self.saved, config, self.given, task, splits, processes, self.base_model, self.stop)
         features = splits[SPLIT]
         batch_size = config.eval.eval_batch_size or config.train.micro_batch_size or config.train.train_batch_size

@@ -97,7 +97,7 @@ def read(
     stop.poll()
     splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
     refuse_unlearnable(config.data, task, splits)
-    refuse_unscorable(config.data, task, rows, metrics)
+    refuse_unscorable(config.data, task, rows, splits, metrics)
     if train := corpora or stream:
         prints, splits = {"train": train.fingerprint, **prints}, {"train": train.blocks, **splits}
     documents = {"train": train.documents} if train else {}
@@ -163,16 +163,24 @@ def check_model(config: Any, task: Task) -> None:
         movements(model, [rules, *asked], config.optim.weight_decay)
 
 
-def refuse_unscorable(data: Any, task: Task, rows: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-    """DataError that names the rows whose references a metric cannot take; after training it would be too late."""
+def refuse_unscorable(
+    data: Any, task: Task, rows: Mapping[str, Any], splits: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> None:
+    """DataError that names the rows that cannot be scored: no answer can be written for them, or a metric cannot take
+    their reference. After training it would be too late."""
     problems = Problems()
     for split, part in rows.items():
-        references = task.references(part) or [] if split != "train" else []
+        if split == "train":
+            continue
+        bad = [task.unanswerable(part, splits[split])]
+        references = task.references(part) or []
         for name, metric in metrics.items():
             found = unscorable(metric, references)
-            places = places_of(data, split, task.inputs()[0], list(found)[:SHOWN])
-            for number, sentence in found.items():
-                problems.add(places.get(number, ""), f"eval.metrics: {name}: the row's reference {sentence}")
+            bad.append({row: f"eval.metrics: {name}: the row's reference {why}" for row, why in found.items()})
+        for sentences in bad:
+            places = places_of(data, split, task.inputs()[0], list(sentences)[:SHOWN])
+            for row, sentence in sentences.items():
+                problems.add(places.get(row, ""), sentence)
     problems.raise_any()
 
 

@@ -93,7 +93,7 @@ def evaluate(
         prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
         splits = {split: encoded(started, task, part, prints[split], split, stop) for split, part in rows.items()}
         refuse_unlearnable(started.data, task, splits)
-        refuse_unscorable(started.data, task, rows, metrics)
+        refuse_unscorable(started.data, task, rows, splits, metrics)
         processes = Processes(make_accelerator(started.train.mixed_precision))
         plain = model_at_work(saved, started, given, task, splits, processes, base_model, stop)
     found, intervals = _scores(started, task, plain, rows, splits, metrics, processes, stop)

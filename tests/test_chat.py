@@ -17,10 +17,10 @@ from pipeline.errors import BadRows, ConfigError, DataError
 from pipeline.stopping import StopRequest
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.causal_rows import chats_of
-from pipeline.tasks.chat import encode_chats, end_mark, unanswerable
+from pipeline.tasks.chat import encode_chats, end_mark
 from pipeline.tasks.chat_templates import CHAT_TEMPLATES
 from pipeline.tasks.conversations import messages_of
-from pipeline.tasks.generation import GenerateConfig, prompts_of
+from pipeline.tasks.generation import GenerateConfig, prompts_of, unanswerable
 from tests.synthetic import checkpoint_for, rows, settings
 from tests.tiny import tiny_tokenizer
 
@@ -276,9 +276,13 @@ def test_rows_without_an_answer_to_compare_with_are_refused(tokenizer_folder: Pa
     task = chat_task(tokenizer_folder, "chatml")
     features, problems = encode_chats(task.tokenizer, chats, max_length=1000, assistant_only=True)
     assert not problems
-    assert unanswerable(chats, features) == {
-        1: "ends without words to compare with; drop the row, or leave task.generate out"
-    }
+    answers = [messages[-1]["content"] for messages, _ in chats]
+
+    def refused(features: Any) -> dict[int, str]:
+        lengths = {"length": list(map(len, features["input_ids"]))}
+        return unanswerable(answers, {**features, **lengths}, width=4, room=None)
+
+    assert refused(features) == {1: "ends without words to compare with; drop the row, or leave task.generate out"}
     size = features["num_prompt_tokens"][0]
     cut, _ = encode_chats(task.tokenizer, chats, max_length=size, assistant_only=True)
-    assert "last answer behind data.max_length" in unanswerable(chats, cut)[0]
+    assert "last answer behind data.max_length" in refused(cut)[0]

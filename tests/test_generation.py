@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 from pipeline.api import read_config, run_recipe
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation import collate, joined
 from pipeline.prepare import Prepared, prepare
 from pipeline.settings import check
@@ -126,6 +127,32 @@ def test_a_target_that_is_cut_has_no_end(tmp_path: Path) -> None:
     cut = [row for row in split if row["truncated"]]
     assert cut and all(len(row["target_ids"]) == 4 and row["target_ids"][-1] != eos for row in cut)
     assert "turn around: " in prepared.task.tokenizer.decode(split[0]["input_ids"])
+
+
+def test_only_rows_that_are_answered_need_room_to_write(tmp_path: Path) -> None:
+    """A model of 64 positions: training rows may fill them; a prompt to be answered that would is refused by name."""
+    given = settings("llama", tmp_path, max_new_tokens=40)
+    prompts = {"train": ["the cat", "the cat sat " * 10], "validation": ["the cat", "the cat sat " * 10]}
+    made = {split: {"prompt": texts, "response": ["sat", "ran"]} for split, texts in prompts.items()}
+    given["data"] |= {"max_length": 64, "allow_overlap": True}
+
+    def prepared() -> Prepared:
+        rows = {split: Dataset.from_dict(columns) for split, columns in made.items()}
+        return prepare(read_config("finetune", given), datasets=rows)
+
+    with pytest.raises(DataError, match=r"'validation'\]\[1\]: prompt gives a prompt of \d+ tokens; 40 wr") as refused:
+        prepared()
+    assert len(refused.value.problems) == 1
+    advice = int(str(refused.value).rpartition(" ")[2])
+    given["task"]["generate"]["max_new_tokens"] = advice + 1
+    with pytest.raises(DataError, match=rf"give task.generate.max_new_tokens: {advice}"):
+        prepared()
+    given["task"]["generate"]["max_new_tokens"] = advice
+    prepared()
+    given["task"]["generate"]["max_new_tokens"] = 40
+    made["validation"]["prompt"] = ["the cat", "the dog"]
+    train = prepared().splits["train"]
+    assert max(train["num_prompt_tokens"]) + 40 > 64
 
 
 def test_samples_are_shown_where_nothing_is_scored(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.api import read_config, run_recipe
 from pipeline.bootstrap import Intervals
+from pipeline.errors import DataError
 from pipeline.predicting import predict
 from pipeline.scoring import evaluate
 from pipeline.settings import make_task
@@ -207,3 +208,10 @@ SAID: dict[str, Callable[[list[Any], dict[str, Any], Trained], tuple[Any, Any]]]
     "preference": lambda lines, scored, run: ([line["chosen_reward"] for line in lines], scored["chosen_rewards"]),
 }
 """Task, or form of a task -> what its lines say and what was scored."""
+
+
+@pytest.mark.parametrize("run", [("causal_lm prompted", None)], indirect=True, ids=named)
+def test_a_prompt_without_room_to_write_is_named(run: Trained) -> None:
+    written = ["--task.generate.max_new_tokens", "255"]
+    with pytest.raises(DataError, match=r"\['test'\]\[0\]: prompt gives a prompt of \d+ tokens; 255 written ones"):
+        predict(run.folder, run.unlabelled(), overrides=written)

@@ -93,16 +93,13 @@ class Task:
 
     def recall(self, settings: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
         """Know again what `read_labels` had found out, from the config.json of a saved model; called in its place.
-
-        `splits`: labelled rows that are to be scored, checked as there; none, where rows are to be predicted.
-        """
+        `splits`: labelled rows that are to be scored, checked as there; none, where rows are to be predicted."""
 
     def check(self, model: nn.Module, *, random: bool) -> None:
         """Raise ConfigError when the settings do not fit the model, whose tensors have no values yet.
 
         Called before `encode`; the place to read what rows and batches need of the model's config. `random`: its
-        weights will be drawn, and are not those of a checkpoint.
-        """
+        weights will be drawn, and are not those of a checkpoint."""
 
     def use_tokenizer(self, tokenizer: Any, max_length: int) -> None:
         """From here on rows can be encoded; no row gets longer than `max_length` tokens."""
@@ -175,8 +172,7 @@ class Task:
         """Features of one micro-batch to padded tensors (batch, longest).
 
         `draws` holds one random generator per row, made from (seed, epoch, row number), so that what a row looks
-        like never depends on its neighbours, on the process, or on where a run was resumed.
-        """
+        like never depends on its neighbours, on the process, or on where a run was resumed."""
         raise NotImplementedError
 
     def terms(self, batch: Batch) -> int:
@@ -268,6 +264,10 @@ class Task:
     def predicted(self, columns: dict[str, np.ndarray], rows: Any, features: Any) -> list[dict[str, Any]]:
         """What is said of each row, as JSON takes it, from the columns of `outputs`; arguments as for `examples`."""
         raise NotImplementedError
+
+    def unanswerable(self, rows: Any, features: Any) -> dict[int, str]:
+        """Which rows of a split to be scored cannot be, by number, each with a sentence that begins with the column."""
+        return {}
 
     def exported(self, model: nn.Module) -> nn.Module:
         """The model as it is to be saved for use (units put back, thresholds in its config, say)."""

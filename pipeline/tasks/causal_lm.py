@@ -13,12 +13,11 @@ from pipeline.config import Section
 from pipeline.data import Kind
 from pipeline.data.packing import best_fit, blocks
 from pipeline.errors import BadRows
-from pipeline.models.fit import position_limit
 from pipeline.tasks import generation
 from pipeline.tasks.base import IGNORED, Batch, Features, Task
 from pipeline.tasks.causal_rows import chats_of, columns_of, placeholders, prompts_of, to_be_answered
 from pipeline.tasks.causal_settings import SEPARATOR, problems_of
-from pipeline.tasks.chat import encode_chats, end_mark, render, unanswerable
+from pipeline.tasks.chat import encode_chats, end_mark, render
 from pipeline.tasks.chat_templates import OWN, set_template
 from pipeline.tasks.conversations import messages_of
 from pipeline.tasks.generation import MAX_NEW_TOKENS, GenerateConfig
@@ -73,6 +72,7 @@ class CausalLM(Task):
     model_class = "AutoModelForCausalLM"
     pipeline_tag, purpose = "text-generation", "goes on writing where a text ends"
     end_mark: int | None = None  # of the chat template, where it is not EOS
+    room: int | None = None  # tokens of a prompt behind which the model can still write
 
     @property
     def prompted(self) -> bool:
@@ -128,11 +128,8 @@ class CausalLM(Task):
         return f"{super().processing()}{self.tokenizer.chat_template if self.chatting else ''}"
 
     def check(self, model: Any, *, random: bool) -> None:
-        if self.predicting and (limit := position_limit(model.config)) is not None:
-            self.max_length = max(1, min(self.max_length, limit - self.width))
         prompts = self._sample_prompts() if self.has_samples else []
-        longest = self.max_length if self.answers else 0
-        generation.check_room(self.tokenizer, model.config, prompts=prompts, longest=longest, width=self.width)
+        self.room = generation.check_room(self.tokenizer, model.config, prompts, answers=self.answers, width=self.width)
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> Features:
         if self.chatting or self.prompted:
@@ -151,13 +148,10 @@ class CausalLM(Task):
         """Conversations, or pairs as conversations of one turn, through the chat template."""
         chats, bad = chats_of(rows, self.data)
         if not bad:
+            assistant_only = self.config.assistant_only_loss
             features, bad = encode_chats(
-                self.tokenizer,
-                chats,
-                max_length=self.max_length,
-                assistant_only=self.config.assistant_only_loss,
+                self.tokenizer, chats, max_length=self.max_length, assistant_only=assistant_only
             )
-            bad |= unanswerable(chats, features) if self.answers and not bad else {}
         if bad:
             raise BadRows({number: f"{self.inputs()[0]} {sentence}" for number, sentence in bad.items()})
         return features
@@ -190,12 +184,7 @@ class CausalLM(Task):
         learned = pad([feature["trained"] for feature in features], 0) if "trained" in features[0] else mask
         labels = torch.where(learned.bool(), input_ids, IGNORED)
         labels[:, 0] = IGNORED  # nothing comes before the first token
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": mask,
-            "labels": labels,
-            "num_bytes": bytes_column(features),
-        }
+        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "num_bytes": bytes_column(features)}
         if self.answers:
             batch |= generation.sampling_seeds(self.config.generate, draws)
             batch["num_prompt_tokens"] = torch.tensor([feature["num_prompt_tokens"] for feature in features])
@@ -257,6 +246,11 @@ class CausalLM(Task):
             return None
         talks, answers = self.data.messages_column, self.data.response_column
         return [messages_of(cell)[-1]["content"] for cell in rows[talks]] if talks else list(rows[answers])
+
+    def unanswerable(self, rows: Any, features: Any) -> dict[int, str]:
+        answers = self.references(rows) or []
+        found = generation.unanswerable(answers, features, width=self.width, room=self.room) if answers else {}
+        return {number: f"{self.inputs()[0]} {sentence}" for number, sentence in found.items()}
 
     @property
     def has_samples(self) -> bool:

@@ -130,17 +130,6 @@ def encode_chats(
     return features, problems
 
 
-def unanswerable(chats: Sequence[Chat], features: Features) -> dict[int, str]:
-    """Rows that a written answer cannot be compared with, by number, and why."""
-    bad = {}
-    for number, (messages, _) in enumerate(chats):
-        if features["num_prompt_tokens"][number] >= len(features["input_ids"][number]):
-            bad[number] = "has its last answer behind data.max_length; raise it, or leave task.generate out"
-        elif not messages[-1]["content"]:
-            bad[number] = "ends without words to compare with; drop the row, or leave task.generate out"
-    return bad
-
-
 def trained_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:
     """1 for each token whose last character lies in one of the spans.
 

@@ -208,14 +208,18 @@ def problems(settings: GenerateConfig | None) -> list[str]:
     return found
 
 
-def check_room(tokenizer: Any, config: Any, *, prompts: Sequence[Sequence[int]], longest: int, width: int) -> None:
-    """ConfigError when a decoder cannot go on from its prompts.
+def check_room(
+    tokenizer: Any, config: Any, prompts: Sequence[Sequence[int]], *, answers: bool, width: int
+) -> int | None:
+    """Tokens that a prompt may have, so that `width` more fit into the positions of a decoder; None without a limit.
 
-    `prompts` are those of task.sample_prompts, `longest` is the tokens a prompt of a row has at most (0: none is
-    answered), `width` the tokens written at most; `config` is the model's.
+    ConfigError when it cannot write at all, or not behind `prompts`, those of task.sample_prompts. `answers`: whether
+    rows are answered too; `config` is the model's.
     """
-    if not prompts and not longest:
-        return
+    limit = position_limit(config)
+    room = None if limit is None else limit - width
+    if not prompts and not answers:
+        return room
     found = []
     if tokenizer.eos_token_id is None:
         found.append("task.generate: needs a tokenizer with an EOS token, which ends a text; this one has none")
@@ -224,20 +228,40 @@ def check_room(tokenizer: Any, config: Any, *, prompts: Sequence[Sequence[int]],
         for number, prompt in enumerate(prompts, start=1)
         if not prompt
     ]
-    limit = position_limit(config)
-    if limit is not None and longest + width > limit:
-        found.append(
-            f"data.max_length: prompts of up to {longest} tokens and {width} written ones are more than this model's "
-            f"{limit} positions; give at most {limit - width}, or a smaller task.generate.max_new_tokens"
-        )
     size = max(map(len, prompts), default=0)
-    if limit is not None and prompts and size + width > limit:
+    if room is not None and room < 1:
+        found.append(
+            f"task.generate.max_new_tokens: {width} written tokens leave no room for a prompt in this model's {limit} "
+            "positions; give fewer"
+        )
+    elif room is not None and size > room:
         found.append(
             f"task.sample_prompts: {size} tokens and {width} written ones exceed this model's {limit} positions; "
             "shorten them, or give a smaller task.generate.max_new_tokens"
         )
     if found:
         raise ConfigError(found)
+    return room
+
+
+def unanswerable(answers: Sequence[str], features: Any, *, width: int, room: int | None) -> dict[int, str]:
+    """Encoded rows (`num_prompt_tokens`, `length`) that no answer can be written for, or compared with, and why.
+
+    `answers` are those of the rows; `width` and `room` as in `check_room`.
+    """
+    bad = {}
+    sizes = zip(features["num_prompt_tokens"], features["length"], strict=True)
+    for number, (answer, (prompt, length)) in enumerate(zip(answers, sizes, strict=True)):
+        if prompt >= length:
+            bad[number] = "has its last answer behind data.max_length; raise it, or leave task.generate out"
+        elif not answer:
+            bad[number] = "ends without words to compare with; drop the row, or leave task.generate out"
+        elif room is not None and prompt > room:
+            bad[number] = (
+                f"gives a prompt of {prompt} tokens; {width} written ones behind it exceed this model's {room + width} "
+                f"positions: shorten it, drop the row, or give task.generate.max_new_tokens: {room + width - prompt}"
+            )
+    return bad
 
 
 def problems_within(config: Any, *, writes: bool, scores: bool, off: str, on: str) -> list[str]:
