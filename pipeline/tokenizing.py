@@ -133,6 +133,7 @@ def _start(folder: Path, workers: int, poll: Callable[[], None]) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     paths = filter(None, (str(PACKAGE.parent), environment.get("PYTHONPATH")))
     environment |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    environment["PYTHONSAFEPATH"] = "1"  # else a folder `pipeline` in the current one would be imported for ours
     command = [sys.executable, "-m", "pipeline.tokenizing", str(folder)]
     # a session of their own: a signal to our group is ours to answer, and they see for themselves that we are gone
     running = [

@@ -105,7 +105,12 @@ def corpus_of(given: dict[str, Any], tmp_path: Path, cache: str, **data: Any) ->
     return hashes(corpora[0].folder)
 
 
-def test_any_number_of_processes_makes_the_same_corpus(given: dict[str, Any], tmp_path: Path) -> None:
+def test_any_number_of_processes_makes_the_same_corpus(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pipeline").mkdir()  # a user's own, which no process may take for ours
+    (tmp_path / "pipeline" / "__init__.py").write_text("raise RuntimeError('the wrong package')\n")
+    monkeypatch.chdir(tmp_path)
     # two processes start with the batches of the module, so the rows are one batch of the first: 1,300 make two
     write_rows(tmp_path / "one.jsonl", 1300, seed=1)
     alone = corpus_of(given, tmp_path, "alone")
