@@ -1,5 +1,6 @@
 # make run     set up and run the quick start (no download, no GPU needed)
 # make test    set up and run the tests              make check   style, types, layers
+# make wheel-test    what a user installs: every command, from the built wheel alone
 # Settings:    PYTHON=python3.12   ARGS="..." for the quick start or pytest
 #              TORCH_INDEX=https://download.pytorch.org/whl/cpu   torch without the GPU libraries on Linux
 
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 INPUTS := pyproject.toml constraints.txt
 JOBS ?= 2
 
-.PHONY: run setup test check docs clean
+.PHONY: run setup test check docs wheel-test clean
 .DELETE_ON_ERROR:
 
 run: .venv/.installed-run
@@ -46,6 +47,16 @@ check: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	$(BIN)/sphinx-build -W --keep-going -n -q docs docs/_build
+
+# Nothing of the checkout is on the path there but the file of tests itself.
+wheel-test: .venv/.installed-dev
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	pip="$$folder/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt" && \
+	$(BIN)/python -m hatchling build -t wheel -d "$$folder" && \
+	$(BIN)/python -m venv "$$folder/venv" && \
+	$$pip $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch && \
+	$$pip "$$folder"/*.whl && \
+	"$$folder/venv/bin/python" tests/installed.py
 
 # The runs in runs/ are results, not rubbish: they stay.
 clean:
