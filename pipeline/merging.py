@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from datasets import Dataset
 from torch import Tensor, nn
 
 from pipeline.data import find_rows
@@ -108,6 +107,8 @@ def inputs_to_compare(saved: Saved, config: Any, task: Task, model: nn.Module) -
             found, problems = find_rows([files] if isinstance(files, str) else files, columns, config.data)
             cells = list(islice(found, ROWS_TO_COMPARE))
             problems.raise_any()  # a file that is gone has no rows either
+            from datasets import Dataset  # over a second, which every start of a run would pay
+
             rows = Dataset.from_dict({name: [row[at] for row in cells] for at, name in enumerate(columns)})
             task.recall(saved.settings, {"validation": rows})  # labels may be written as numbers there
             features = encode_here(task, rows)

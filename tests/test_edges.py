@@ -116,7 +116,7 @@ def test_a_tracker_that_is_not_installed_is_named(
 ) -> None:
     given = settings("causal_lm", None, decoder, tmp_path / "run", report_to=["mlflow"])
     finetune(given, datasets=data_of(read_config("finetune", given)))
-    assert any("pip install mlflow" in record.getMessage() for record in caplog.records)
+    assert any("pip install 'graft-pipeline[mlflow]'" in record.getMessage() for record in caplog.records)
 
 
 def test_bits_per_byte_mean_the_same_packed_and_not(tmp_path: Path) -> None:

@@ -232,7 +232,14 @@ def started(hub: Hub, home: Path, run: Path) -> subprocess.Popen[str]:
     hub.hang_next("POST", "/commit/")
     variables = environment(hub, home, PYTHONPATH=str(Path(__file__).parents[1]), OMP_NUM_THREADS="1")
     words = [sys.executable, "-m", "pipeline", "push", str(run), "--hub_model_id", NAME]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=variables,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's & has it ignored
+    )
     until = time.monotonic() + 120
     while len(hub.asked("POST .*/commit/")) == before and process.poll() is None and time.monotonic() < until:
         hub.released.wait(0.05)

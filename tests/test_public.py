@@ -55,6 +55,14 @@ def test_importing_loads_nothing_large() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_run_starts_without_what_only_rows_and_scores_need() -> None:
+    program = (
+        "import sys, pipeline.api; print(sorted({'datasets', 'evaluate', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def types_of_a_users_program() -> None:
     """Never run: mypy --strict reads it in `make check`. assert_type does not take Any for a type."""
     from pipeline import (
