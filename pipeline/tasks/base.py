@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.config import Section
 from pipeline.data import LABEL_KINDS, DataConfig, Kind
 from pipeline.data.settings import unread_columns
+from pipeline.models.tokenizer import save_tokenizer
 from pipeline.optim.rules import Rule
 from pipeline.tasks.padding import IGNORED as IGNORED
 from pipeline.tasks.padding import TOGETHER as TOGETHER
@@ -122,10 +123,7 @@ class Task:
 
     def save_processing(self, folder: Path) -> None:
         """Write what turns rows into inputs beside the saved model."""
-        # the last call's truncation stays in a tokenizer, and whether there was one depends on the cache of rows
-        self.tokenizer.backend_tokenizer.no_truncation()
-        self.tokenizer.backend_tokenizer.no_padding()
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
 
     def model_kwargs(self) -> dict[str, Any]:
         """What the model's config must say for this task: number of labels, their names, problem type."""
