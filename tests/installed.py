@@ -14,6 +14,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pipeline
 from pipeline.__main__ import app
@@ -23,7 +24,7 @@ INHERITED = {key: value for key, value in os.environ.items() if not key.startswi
 DATA = {"train_file": "train.csv", "validation_file": "validation.csv"}
 START = {"model_name_or_path": "start"}
 TINY = {"data": DATA, "train": {"max_steps": 2, "train_batch_size": 8}}
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "my": {**TINY, "task": "text_classification", "model": START},
     "scratch": {**TINY, "task": "causal_lm"},  # its model is added below
     "tagged": {"task": "token_classification", "model": START, "data": dict.fromkeys(DATA, "tagged.conll")},
