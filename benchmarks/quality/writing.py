@@ -139,7 +139,7 @@ def demo(name: str, task: Any, columns: dict[str, Any], learning_rate: float) ->
             **columns,
         },
         **SHORT,
-        "num_train_epochs": 3,
+        "num_train_epochs": 1,
         "train_batch_size": 8,
         "learning_rate": learning_rate,
     }
