@@ -166,7 +166,8 @@ def stop(case: Case, place: Place) -> None:
     assert len(family) >= case.processes - (case.starter == "alone")
     before = place.steps()
     (os.killpg if case.group else os.kill)(process.pid, case.signal)
-    seconds = GRACE_SECONDS
+    # the answer waits for the rest of the imports, which last as long as the machine is busy
+    seconds = 4 * GRACE_SECONDS if case.phase == "slow_import" else GRACE_SECONDS
     if case.phase == "slow_save":
         wait_for((place.folder / "says.saving").exists, GRACE_SECONDS)
         time.sleep(ECHO_SECONDS + 0.2)  # sooner, it would count as the same one, passed on by a launcher
