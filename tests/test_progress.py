@@ -161,6 +161,8 @@ def in_a_terminal(folder: Path, columns: int, *arguments: str, **variables: str)
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     command, more = graft(folder, *arguments, **variables)
     more.pop("timeout")
+    for name in ("COLUMNS", "LINES"):  # of whatever the tests were started in
+        more["env"].pop(name, None)
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, **more) as process:
         os.close(theirs)
         sent = b""
