@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 
-from pipeline import evaluation
 from pipeline.accelerator import make_accelerator
 from pipeline.bootstrap import intervals
 from pipeline.errors import ConfigError
@@ -21,6 +20,7 @@ from pipeline.metrics import METRICS
 from pipeline.processes import Processes
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.tasks.base import TOGETHER
+from tests.kept import count_kept
 
 VOCABULARY, LENGTH, BATCH = 5000, 16, 4
 
@@ -58,15 +58,7 @@ class Wide:
 
 def scored(rows: int, monkeypatch: pytest.MonkeyPatch, task: Wide | None = None) -> tuple[int, dict[str, float], int]:
     """Bytes kept until the end, the result, and the number of batches."""
-    kept: list[int] = []
-    gather = evaluation._gather
-
-    def counted(parts: Any, accelerator: Any) -> Any:
-        storages = {value.untyped_storage().data_ptr(): value for part in parts for value in part.values()}
-        kept.append(sum(value.untyped_storage().nbytes() for value in storages.values()))
-        return gather(parts, accelerator)
-
-    monkeypatch.setattr(evaluation, "_gather", counted)
+    kept = count_kept(monkeypatch)
     dataset = SimpleNamespace(length=[LENGTH] * rows)
     task, processes = task or Wide(), Processes(make_accelerator())
     result = evaluate(

@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from pipeline import evaluation
 from pipeline.accelerator import make_accelerator
 from pipeline.data import DataConfig
 from pipeline.evaluation import evaluate
@@ -18,6 +17,7 @@ from pipeline.metrics import METRICS
 from pipeline.processes import Processes
 from pipeline.stopping import StopRequest
 from pipeline.tasks import TASKS
+from tests.kept import count_kept
 
 BATCH = 4
 
@@ -36,15 +36,7 @@ class Fixed(nn.Module):
 
 def kept_by(task: Any, model: nn.Module, dataset: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Bytes kept until the end, and the result."""
-    kept: list[int] = []
-    gather = evaluation._gather
-
-    def counted(parts: Any, accelerator: Any) -> Any:
-        storages = {value.untyped_storage().data_ptr(): value for part in parts for value in part.values()}
-        kept.append(sum(value.untyped_storage().nbytes() for value in storages.values()))
-        return gather(parts, accelerator)
-
-    monkeypatch.setattr(evaluation, "_gather", counted)
+    kept = count_kept(monkeypatch)
     processes = Processes(make_accelerator())
     result = evaluate(
         model,
