@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
@@ -69,9 +70,22 @@ Rest = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Config = Annotated[Path, Parameter(help="A YAML file; settings may follow, as --section.key value.")]
 Launcher = Annotated[str | None, Parameter(help="How processes start: cpu_2proc, multi_gpu, fsdp2, ... or a file.")]
 Saved = Annotated[str, Parameter(help="A run folder, a model folder, or the id of a model on the hub.")]
-Base = Annotated[str | None, Parameter(help="Of an adapter: where its base is, when not where it says.")]
-Revision = Annotated[str | None, Parameter(help="Of a hub id: branch, tag or commit; unset: the newest.")]
 Processes = Annotated[int | None, Parameter(help="How many; unset: one per GPU, else one.")]
+DryRun = Annotated[bool, Parameter(help="Check everything, say what would be written, and end.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Origin:
+    """Options of every command for saved models: what their names mean."""
+
+    revision: Annotated[str | None, Parameter(help="Of a hub id: branch, tag or commit; unset: the newest.")] = None
+    base_model: Annotated[str | None, Parameter(help="Of an adapter: where its base is, when not where it says.")] = (
+        None
+    )
+
+
+ANYWHERE = Origin()
 
 
 def make_app(version: str) -> App:

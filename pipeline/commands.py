@@ -8,15 +8,18 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pipeline.api import prepare_terminal, say
+from pipeline.command_line import Origin
 from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
-from pipeline.merging import merge
-from pipeline.predicting import predict
+from pipeline.merging import merge, merge_plan
+from pipeline.predicting import predict, predict_plan
 from pipeline.safe_text import clean
-from pipeline.scoring import FILE, evaluate
+from pipeline.scoring import FILE, evaluate, evaluate_plan
 from pipeline.stopping import Stopped, StopRequest
 
 
@@ -43,9 +46,9 @@ def attended(name: str, arguments: Sequence[object]) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
-def option(name: str, value: object) -> list[str]:
-    """An option as it is written on the command line; nothing when it is unset."""
-    return [] if value is None else [f"--{name}", str(value)]
+def options(**given: object) -> list[str]:
+    """Options as they are written on the command line; those that are unset are left out."""
+    return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
 
 
 def refuse_processes(name: str, arguments: Sequence[str]) -> None:
@@ -58,62 +61,62 @@ def refuse_processes(name: str, arguments: Sequence[str]) -> None:
             )
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """What a command has found out, on standard output."""
+    print(clean("\n".join(lines), keep_lines=True))
+
+
 def predict_command(
     model: str,
     file: list[str],
     out: Path,
     config: Path | None,
-    revision: str | None,
-    base_model: str | None,
+    origin: Origin,
     overrides: Sequence[str],
+    *,
+    dry_run: bool,
 ) -> None:
     """`graft predict`."""
-    options = [*option("config", config), *option("revision", revision), *option("base_model", base_model)]
-    files = [word for name in file for word in option("file", name)]
-    with attended("predict", [model, *files, "--out", out, *options, *overrides]), StopRequest() as stop:
+    from_where = asdict(origin)
+    files = [word for name in file for word in options(file=name)]
+    again = [model, *files, *options(out=out, config=config, **from_where), *overrides]
+    with attended("predict", again), StopRequest() as stop:
         refuse_processes("predict", overrides)
-        found = predict(
-            model,
-            file,
-            out,
-            config=config,
-            revision=revision,
-            base_model=base_model,
-            overrides=overrides,
-            stop=stop,
-        )
-        say(f"predictions: {found}")
+        given: dict[str, Any] = {"config": config, "overrides": overrides, "stop": stop, **from_where}
+        if dry_run:
+            print_lines(predict_plan(model, file, out, **given))
+        else:
+            say(f"predictions: {predict(model, file, out, **given)}")
 
 
 def evaluate_command(
     model: str,
     config: Path | None,
     output_dir: Path | None,
-    revision: str | None,
-    base_model: str | None,
+    origin: Origin,
     overrides: Sequence[str],
+    *,
+    dry_run: bool,
 ) -> None:
     """`graft evaluate`."""
-    options = [*option("config", config), *option("output_dir", output_dir), *option("revision", revision)]
-    options += option("base_model", base_model)
-    with attended("evaluate", [model, *options, *overrides]), StopRequest() as stop:
+    from_where = asdict(origin)
+    again = [model, *options(config=config, output_dir=output_dir, **from_where), *overrides]
+    with attended("evaluate", again), StopRequest() as stop:
         refuse_processes("evaluate", overrides)
-        found = evaluate(
-            model,
-            config,
-            revision=revision,
-            base_model=base_model,
-            output_dir=output_dir,
-            overrides=overrides,
-            stop=stop,
-        )
-        print(clean("\n".join(found.lines()), keep_lines=True))
+        given: dict[str, Any] = {"output_dir": output_dir, "overrides": overrides, "stop": stop, **from_where}
+        if dry_run:
+            print_lines(evaluate_plan(model, config, **given))
+            return
+        print_lines(evaluate(model, config, **given).lines())
         if output_dir is not None:
             say(f"numbers: {output_dir / FILE}")
 
 
-def merge_command(source: str, out: Path, base_model: str | None, revision: str | None) -> None:
+def merge_command(source: str, out: Path, origin: Origin, *, dry_run: bool) -> None:
     """`graft merge`."""
-    given: list[object] = [source, "--out", out, *option("base_model", base_model), *option("revision", revision)]
-    with attended("merge", given):
-        say(f"model: {merge(source, out, base_model=base_model, revision=revision)}")
+    from_where = asdict(origin)
+    with attended("merge", [source, *options(out=out, **from_where)]):
+        if dry_run:
+            print_lines(merge_plan(source, out, **from_where))
+        else:
+            say(f"model: {merge(source, out, **from_where)}")

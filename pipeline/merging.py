@@ -20,6 +20,7 @@ from pipeline.encoding import encode_here
 from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation import collate, without_gradients
 from pipeline.export import TOLERANCE, logits_of, readable
+from pipeline.files import check_place
 from pipeline.models.load import quiet
 from pipeline.saved import ADAPTER, ADAPTER_WEIGHTS, Saved, as_start, find, load_model, recall_task, settings_of
 from pipeline.tasks import Task
@@ -49,14 +50,10 @@ def merge(
     already; RuntimeError when the two do not agree.
     """
     folder = check_out(Path(out))
-    saved = find(os.fspath(source), revision)
-    if not saved.is_adapter:
-        raise ConfigError(f"model: {saved.name} is no adapter but a whole model, so there is nothing to merge")
-    config = as_start(saved, settings_of(saved), base_model)
-    task = recall_task(saved, config, {})
-    adapted = load_model(saved, config, task)
+    saved, config, task, adapted = adapted_model(source, base_model, revision)
     batch, rows = inputs_to_compare(saved, config, task, adapted)
     before = outputs_of(adapted, task, batch, rows)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     merged: Any = task.exported(adapted.merge_and_unload())  # type: ignore[operator]
     del adapted
     temporary = folder.with_name(f".tmp-{folder.name}")
@@ -68,9 +65,46 @@ def merge(
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    on = f"{rows} rows of the run's data" if rows else "random inputs"
-    logger.info("merged and unmerged outputs differ by at most %.2g on %s", worst, on)
+    logger.info("merged and unmerged outputs differ by at most %.2g on %s", worst, compared_on(rows))
     return folder
+
+
+def merge_plan(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    base_model: str | None = None,
+    revision: str | None = None,
+) -> list[str]:
+    """What `merge` would do, in lines for people: everything is checked as there, and nothing is written."""
+    folder = check_out(Path(out))
+    saved, config, task, adapted = adapted_model(source, base_model, revision)
+    _, rows = inputs_to_compare(saved, config, task, adapted)
+    plain: Any = adapted.get_base_model()  # type: ignore[operator]
+    size = sum(part.numel() * part.element_size() for part in plain.parameters())
+    extra = sum(part.numel() * part.element_size() for name, part in plain.named_parameters() if ".lora_" in name)
+    return [
+        f"model        {saved.shown(config)}",
+        f"compared on  {compared_on(rows)}",
+        f"would write  {folder}: {task.model_class}, about {(size - extra) / 1e6:,.1f} MB of weights",
+    ]
+
+
+def adapted_model(
+    source: str | os.PathLike[str], base_model: str | None, revision: str | None
+) -> tuple[Saved, Any, Task, nn.Module]:
+    """An adapter, the configuration that starts from its base, the task, and the model: the adapter on its base."""
+    saved = find(os.fspath(source), revision)
+    if not saved.is_adapter:
+        raise ConfigError(f"model: {saved.name} is no adapter but a whole model, so there is nothing to merge")
+    config = as_start(saved, settings_of(saved), base_model)
+    task = recall_task(saved, config, {})
+    return saved, config, task, load_model(saved, config, task)
+
+
+def compared_on(rows: int) -> str:
+    """What merged and unmerged model are compared on."""
+    return f"{rows} rows of the run's data" if rows else "random inputs"
 
 
 def check_out(out: str | Path) -> Path:
@@ -78,7 +112,7 @@ def check_out(out: str | Path) -> Path:
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"out: {out} is there already and nothing is written over; name a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_place(folder, "out")
     return folder
 
 

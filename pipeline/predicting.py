@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -22,21 +19,19 @@ from pipeline.data import fingerprint, load_splits
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation import Part, collate, over_rows, to_device
-from pipeline.failure import RunFailed
+from pipeline.prediction_file import begun_file, new_file, write_lines
 from pipeline.processes import Processes
 from pipeline.reading import refuse_unscorable
-from pipeline.saved import Overrides, Saved, as_start, find, model_at_work, ready, settings_of
+from pipeline.saved import Overrides, Saved, as_start, find, load_model, model_at_work, ready, settings_of
 from pipeline.settings import make_task
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
 
-logger = logging.getLogger("graft")
 CHUNK = 1024
 """Rows that are written together. Which rows meet in a batch depends on their chunk alone, so that a stopped prediction
 that goes on gives the same bytes."""
 SPLIT = "test"
 """What the rows are called where a split has to have a name."""
-PROGRESS_SECONDS = 10.0
 Rows = str | Path | list[str] | Any
 
 
@@ -67,16 +62,55 @@ def predict(
     `out` is written beside its place and appears when it is whole; after a stop the same call goes on where it was.
     Raises ConfigError or DataError before a weight is read, and Stopped when `stop` was asked for.
     """
+    place = None if out is None else new_file(out)
+    job = _job(model, file, config, revision, base_model, overrides or settings, stop)
+    if place is None:
+        return [line for chunk in job.chunks(0) for line in chunk]
+    return write_lines(place, job.identity, len(job.rows), CHUNK, job.chunks)
+
+
+def predict_plan(
+    model: str | os.PathLike[str],
+    file: Rows,
+    out: str | Path,
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    base_model: str | None = None,
+    overrides: Overrides = (),
+    stop: StopRequest | None = None,
+) -> list[str]:
+    """What `predict` would do, in lines for people: everything is checked as there, and nothing is predicted."""
+    place = new_file(out)
+    job = _job(model, file, config, revision, base_model, overrides, stop)
+    job.features()
+    load_model(job.saved, job.config, job.task)
+    begun = begun_file(place, job.identity)
+    goes_on = f", going on with {begun.name}" if begun.is_file() else ""
+    return [
+        f"model        {job.saved.shown(job.config)}",
+        f"task         {job.given.task.name}",
+        f"rows         {len(job.rows):,}, of which it reads {', '.join(job.task.asked())}",
+        f"at a time    {job.batch_size} rows",
+        f"would write  {place}{goes_on}",
+    ]
+
+
+def _job(
+    model: str | os.PathLike[str],
+    file: Rows,
+    config: str | Path | Mapping[str, Any] | None,
+    revision: str | None,
+    base_model: str | None,
+    settings: Overrides,
+    stop: StopRequest | None,
+) -> Job:
+    """The prediction, when model, rows and settings go together."""
     stop = stop or StopRequest()
     saved = find(model, revision)
-    given = settings_of(saved, config, overrides or settings)
-    if out is not None and Path(out).expanduser().exists():
-        raise ConfigError(f"out: {out} is there already and nothing is written over; name another file or delete it")
+    given = settings_of(saved, config, settings)
     prepared, task, rows = _read(saved, given, file, base_model, stop)
-    job = Job(saved, prepared, given, task, rows, base_model, stop)
-    if out is None:
-        return [line for chunk in job.chunks(0) for line in chunk]
-    return _write(job, Path(out).expanduser())
+    return Job(saved, prepared, given, task, rows, base_model, stop)
 
 
 def _read(saved: Saved, given: Any, file: Rows, base_model: str | None, stop: StopRequest) -> tuple[Any, Task, Any]:
@@ -140,22 +174,32 @@ class Job:
         described = json.dumps([facts, self.saved.commit or weights, self.print, CHUNK], sort_keys=True, default=str)
         return hashlib.sha256(described.encode()).hexdigest()[:12]
 
-    def chunks(self, first: int) -> Iterator[list[dict[str, Any]]]:
-        """The lines of each chunk of rows, from chunk number `first` on. Raises Stopped between two batches."""
-        config, task, processes = self.config, self.task, self.processes
+    @property
+    def batch_size(self) -> int:
+        """Rows in one forward pass."""
+        train = self.config.train
+        return int(self.config.eval.eval_batch_size or train.micro_batch_size or train.train_batch_size)
+
+    def features(self) -> dict[str, Any]:
+        """The encoded rows, as the one split there is. Raises DataError for rows that nothing can be said of."""
+        config, task = self.config, self.task
         splits = {SPLIT: encoded(config, task, self.rows, self.print, SPLIT, self.stop)}
         refuse_unlearnable(config.data, task, splits)
         refuse_unscorable(config.data, task, {SPLIT: self.rows}, splits, {})
-        model = model_at_work(self.saved, config, self.given, task, splits, processes, self.base_model, self.stop)
-        features = splits[SPLIT]
-        batch_size = config.eval.eval_batch_size or config.train.micro_batch_size or config.train.train_batch_size
+        return splits
+
+    def chunks(self, first: int) -> Iterator[list[dict[str, Any]]]:
+        """The lines of each chunk of rows, from chunk number `first` on. Raises Stopped between two batches."""
+        task, processes, splits = self.task, self.processes, self.features()
+        model = model_at_work(self.saved, self.config, self.given, task, splits, processes, self.base_model, self.stop)
+        features, size = splits[SPLIT], self.batch_size
         examples = np.asarray(features["example"]) if "example" in features.column_names else np.arange(len(features))
         for start in range(first * CHUNK, len(self.rows), CHUNK):
             end = min(start + CHUNK, len(self.rows))
             low, high = (int(place) for place in np.searchsorted(examples, [start, end]))
             part = _counted_from(features.select(range(low, high)), start)
             forward = partial(self._outputs, model, features, low)
-            columns, _ = over_rows(model, part, forward, processes=processes, batch_size=batch_size, stop=self.stop)
+            columns, _ = over_rows(model, part, forward, processes=processes, batch_size=size, stop=self.stop)
             yield task.predicted(columns, self.rows.select(range(start, end)), part)
 
     def _outputs(self, model: nn.Module, features: Any, first: int, rows: np.ndarray) -> tuple[Part, float, int]:
@@ -176,64 +220,3 @@ def _counted_from(features: Any, start: int) -> Any:
     numbers = np.asarray(features["example"]) - start
     rest = features.remove_columns("example")
     return rest.add_column(name="example", column=numbers, new_fingerprint=f"{SPLIT}-{start}")
-
-
-def _write(job: Job, out: Path) -> Path:
-    """All lines in `out`, which appears when they are there; what is begun stands beside it, named after the job."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.{job.identity}.part")
-    for other in sorted(out.parent.glob(f"{out.name}.*.part")):
-        if other != part:
-            logger.warning("%s: begun by another model, or over other rows or settings; it is left as it is", other)
-    try:
-        with part.open("a+b") as file:
-            _hold(file, out)
-            first = _whole_chunks(file, len(job.rows))
-            if first:
-                logger.info("going on at row %d of %d", min(first * CHUNK, len(job.rows)) + 1, len(job.rows))
-            said = time.monotonic()
-            for number, lines in enumerate(job.chunks(first), start=first + 1):
-                file.write("".join(f"{_line(line)}\n" for line in lines).encode())
-                file.flush()
-                os.fsync(file.fileno())
-                if time.monotonic() - said > PROGRESS_SECONDS:
-                    said = time.monotonic()
-                    logger.info("%d of %d rows", min(number * CHUNK, len(job.rows)), len(job.rows))
-            part.rename(out)
-    except OSError as error:
-        raise RunFailed(f"{out}: cannot be written ({error.strerror or error}); what was written is kept") from error
-    return out
-
-
-def _line(found: dict[str, Any]) -> str:
-    return json.dumps(found, ensure_ascii=False, allow_nan=False)
-
-
-def _hold(file: BinaryIO, out: Path) -> None:
-    """One writer at a time; the system frees the file when the process dies."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"out: another process is writing {out} at this moment; wait for it, or stop it") from error
-
-
-def _whole_chunks(file: BinaryIO, rows: int) -> int:
-    """How many chunks of a file that was begun are whole; what is behind them is cut off."""
-    file.seek(0)
-    kept = size = place = 0
-    for count, line in enumerate(file, start=1):
-        if not _is_whole(line):
-            break
-        place += len(line)
-        if count % CHUNK == 0 or count == rows:
-            kept, size = kept + 1, place
-    file.truncate(size)
-    file.seek(size)
-    return kept
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False

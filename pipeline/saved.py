@@ -61,6 +61,12 @@ class Saved:
         path = self.folder / "config.json"
         return _read_json(path) if path.is_file() else {}
 
+    def shown(self, config: Any) -> str:
+        """For people: where it is and what it is; `config` is that of `as_start`, with the commits found out."""
+        base = config.model
+        on = f", an adapter on {_at(base.model_name_or_path, base.revision)}" if self.is_adapter else ""
+        return f"{_at(self.name, self.commit)}{on}"
+
     def describe(self) -> dict[str, Any]:
         """For files that are handed on: a local folder by its last name alone."""
         name = self.name if self.commit else self.folder.resolve().name
@@ -270,6 +276,10 @@ def _about_base(saved: Saved, error: ConfigError) -> ConfigError:
     return ConfigError(
         [*of_base, f"{saved.name} is an adapter; where its base is elsewhere, name it with --base_model"]
     )
+
+
+def _at(name: str, commit: str | None) -> str:
+    return f"{name} at {commit[:12]}" if commit else name
 
 
 def _read_json(path: Path) -> dict[str, Any]:

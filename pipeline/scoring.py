@@ -19,11 +19,12 @@ from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError
 from pipeline.evaluation import evaluate as score
 from pipeline.evaluation import metric_settings
+from pipeline.files import check_place
 from pipeline.manifest import describe_machine, write_json
 from pipeline.processes import Processes
 from pipeline.reading import check_metrics, refuse_unscorable
 from pipeline.run import strict
-from pipeline.saved import Overrides, as_start, find, model_at_work, recall_task, settings_of
+from pipeline.saved import Overrides, Saved, as_start, find, load_model, model_at_work, recall_task, settings_of
 from pipeline.settings import make_task
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
@@ -86,17 +87,13 @@ def evaluate(
     given = settings_of(saved, config, overrides or settings)
     target = None if output_dir is None else _target(output_dir)
     with saying_where(given):
-        started = as_start(saved, given, base_model)
-        rows = _rows(started, datasets, stop)
-        task = recall_task(saved, started, rows)
-        metrics = check_metrics(started, task, scored=True)
-        prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
-        splits = {split: encoded(started, task, part, prints[split], split, stop) for split, part in rows.items()}
-        refuse_unlearnable(started.data, task, splits)
-        refuse_unscorable(started.data, task, rows, splits, metrics)
+        job = prepare(saved, given, base_model, datasets, stop)
+        started, task, rows, metrics = job.config, job.task, job.rows, job.metrics
         processes = Processes(make_accelerator(started.train.mixed_precision))
-        plain = model_at_work(saved, started, given, task, splits, processes, base_model, stop)
-    found, intervals = _scores(started, task, plain, rows, splits, metrics, processes, stop)
+        plain = model_at_work(saved, started, given, task, job.splits, processes, base_model, stop)
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    found, intervals = _scores(started, task, plain, rows, job.splits, metrics, processes, stop)
     counts = {split: int(numbers.pop("num_samples")) for split, numbers in found.items()}
     facts = {
         "model": saved.describe(),
@@ -104,13 +101,70 @@ def evaluate(
         "metric_settings": metric_settings(metrics),
         "label_names": list(task.model_kwargs().get("id2label", {}).values()),
         "notes": task.notes(),
-        "data": {split: {"rows": len(part), "fingerprint": prints[split]} for split, part in rows.items()},
+        "data": {split: {"rows": len(part), "fingerprint": job.prints[split]} for split, part in rows.items()},
         **describe_machine(processes.accelerator.device),
         "mixed_precision": processes.accelerator.mixed_precision,
     }
     if target is not None:
         write_json(target, {**facts, "metrics": strict(found), "num_samples": counts, "intervals": intervals})
     return Evaluation(found, counts, intervals, facts)
+
+
+def evaluate_plan(
+    model: str | os.PathLike[str],
+    config: str | Path | Mapping[str, Any] | None = None,
+    *,
+    revision: str | None = None,
+    base_model: str | None = None,
+    output_dir: str | Path | None = None,
+    overrides: Overrides = (),
+    stop: StopRequest | None = None,
+) -> list[str]:
+    """What `evaluate` would do, in lines for people: everything is checked as there, and no row is scored."""
+    stop = stop or StopRequest()
+    saved = find(model, revision)
+    given = settings_of(saved, config, overrides)
+    target = None if output_dir is None else _target(output_dir)
+    with saying_where(given):
+        job = prepare(saved, given, base_model, None, stop)
+        load_model(saved, job.config, job.task)
+    splits = ", ".join(f"{len(part):,} {split}" for split, part in job.rows.items())
+    draws = f", intervals from {given.eval.bootstrap} draws" if given.eval.bootstrap else ""
+    return [
+        f"model        {saved.shown(job.config)}",
+        f"task         {given.task.name}",
+        f"rows         {splits}",
+        f"metrics      {', '.join(['loss', *job.metrics])}{draws}",
+        f"would write  {target or 'nothing; the numbers are printed (--output_dir writes evaluation.json)'}",
+    ]
+
+
+@dataclass
+class Work:
+    """What is scored, checked and encoded."""
+
+    config: Any
+    """That of `as_start`."""
+    task: Task
+    rows: dict[str, Any]
+    prints: dict[str, str]
+    splits: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+def prepare(
+    saved: Saved, given: Any, base_model: str | None, datasets: Mapping[str, Any] | None, stop: StopRequest
+) -> Work:
+    """Rows and features of a saved model's evaluation. Raises ConfigError or DataError; no weight is read."""
+    config = as_start(saved, given, base_model)
+    rows = _rows(config, datasets, stop)
+    task = recall_task(saved, config, rows)
+    metrics = check_metrics(config, task, scored=True)
+    prints = {split: fingerprint(part, task.columns()) for split, part in rows.items()}
+    splits = {split: encoded(config, task, part, prints[split], split, stop) for split, part in rows.items()}
+    refuse_unlearnable(config.data, task, splits)
+    refuse_unscorable(config.data, task, rows, splits, metrics)
+    return Work(config, task, rows, prints, splits, metrics)
 
 
 def _scores(
@@ -143,11 +197,11 @@ def _scores(
 
 
 def _target(output_dir: str | Path) -> Path:
-    """The file in a folder, which is made."""
+    """The file in a folder, which can be made."""
     folder = Path(output_dir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output_dir: {output_dir} is a file; expected a folder, or a name that is still free")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_place(folder / FILE, "output_dir")
     return folder / FILE
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipeline.command_line import Base, Rest, Revision, Saved
+from pipeline.command_line import ANYWHERE, DryRun, Origin, Rest, Saved, refuse_misspelt
 from pipeline.errors import ConfigError
 
 
@@ -17,8 +17,8 @@ def predict(
     file: Annotated[list[str], Parameter(help="Rows, as data.train_file takes them; once or more.")],
     out: Annotated[Path, Parameter(help="File to write, one line of JSON per row; it must be new.")],
     config: Annotated[Path | None, Parameter(help="A configuration in place of the run's.")] = None,
-    revision: Revision = None,
-    base_model: Base = None,
+    origin: Origin = ANYWHERE,
+    dry_run: DryRun = False,
 ) -> None:
     """Let a trained model label rows, or answer them.
 
@@ -29,7 +29,8 @@ def predict(
     """
     from pipeline.commands import predict_command
 
-    predict_command(model, file, out, config, revision, base_model, overrides)
+    refuse_misspelt(overrides)
+    predict_command(model, file, out, config, origin, overrides, dry_run=dry_run)
 
 
 def evaluate(
@@ -40,8 +41,8 @@ def evaluate(
     model: Annotated[str | None, Parameter(help="In its place: a model folder, or a model on the hub.")] = None,
     config: Annotated[Path | None, Parameter(help="The rows, and how they are scored; unset: the run's own.")] = None,
     output_dir: Annotated[Path | None, Parameter(help="Folder for evaluation.json; unset: it is only printed.")] = None,
-    revision: Revision = None,
-    base_model: Base = None,
+    origin: Origin = ANYWHERE,
+    dry_run: DryRun = False,
 ) -> None:
     """Score a saved model on validation and test rows.
 
@@ -57,15 +58,16 @@ def evaluate(
     named = [name for name in (run_dir, model) if name is not None and not name.startswith("--")]
     if len(named) != 1:
         raise ConfigError("evaluate: name one model, a run folder or --model: graft evaluate runs/mine")
-    evaluate_command(named[0], config, output_dir, revision, base_model, rest)
+    refuse_misspelt(rest)
+    evaluate_command(named[0], config, output_dir, origin, rest, dry_run=dry_run)
 
 
 def merge(
     source: Saved,
     *,
     out: Annotated[Path, Parameter(help="Folder of the merged model; it must be new.")],
-    base_model: Base = None,
-    revision: Revision = None,
+    origin: Origin = ANYWHERE,
+    dry_run: DryRun = False,
 ) -> None:
     """Add the adapters of a LoRA run into its base: a plain model.
 
@@ -75,4 +77,4 @@ def merge(
     """
     from pipeline.commands import merge_command
 
-    merge_command(source, out, base_model, revision)
+    merge_command(source, out, origin, dry_run=dry_run)
