@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_recipe("lora", given).output_dir
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code: object = 0
     try:
         main([str(word) for word in arguments])
@@ -98,7 +98,7 @@ def test_what_would_fail_fails_in_the_dry_run(run: Path, tmp_path: Path, capsys:
     save_file(weights, broken / "adapter_model.safetensors")
     (broken / "config.yaml").write_text((run / "config.yaml").read_text())
     out, good = ("--out", tmp_path / "out"), ("--file", tmp_path / "good.jsonl")
-    cases: list[tuple[list[str | Path], str]] = [
+    cases: list[tuple[list[object], str]] = [
         (["predict", run, "--file", tmp_path / "rows.jsonl", *out], "rows.jsonl:1: text is empty"),
         (["predict", run, *good, "--out", tmp_path / "file" / "x"], "cannot be written, since"),
         (["predict", run, *good, *out, "--eval_batch_size", "0"], "eval_batch_size"),
