@@ -20,6 +20,9 @@ extensions = ["myst_parser"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"graft {release}"
+html_static_path = ["_static"]
+html_css_files = ["page.css"]
+highlight_language = "bash"  # of what is indented: commands
 exclude_patterns = ["_build"]
 nitpicky = True
 
@@ -58,7 +61,7 @@ def row(name: str, field: Any) -> str:
 
 
 def table(rows: list[str]) -> str:
-    return "\n".join(["| setting | default | |", "| --- | --- | --- |", *rows]) if rows else ""
+    return "\n".join(["| setting | default | what it does |", "| --- | --- | --- |", *rows]) if rows else ""
 
 
 def setup(app: Any) -> None:

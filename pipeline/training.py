@@ -31,6 +31,7 @@ class TrainConfig(Section):
     """How long, in what portions, with what precision."""
 
     num_train_epochs: float = Field(3, gt=0)
+    """Passes over the training rows; a part of one is allowed."""
     max_steps: int | None = Field(None, ge=0)
     """Optimizer steps; wins over num_train_epochs. 0 evaluates the start model and trains nothing."""
     train_batch_size: int = Field(32, ge=1)
@@ -50,7 +51,9 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 leaves them alone."""
     seed: int = Field(0, ge=0)
+    """Of random weights, the order of rows, dropout and masking."""
     logging_steps: int = Field(10, ge=1)
+    """Steps from one line of the log to the next."""
     dataloader_num_workers: int = Field(0, ge=0)
     """Threads that make coming batches ahead of time; 0: a batch is made when its step begins. No effect on results."""
     ddp_timeout: int = Field(600, ge=1)

@@ -18,12 +18,16 @@ class OptimConfig(Section):
     name: str = "adamw"
     """adamw, adam, sgd, rmsprop or adagrad; or your own as `my_module:make_optimizer`, called as (groups, config)."""
     learning_rate: float = Field(5e-5, gt=0)
+    """At its highest; the schedule and the rules of a strategy multiply it."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled for adamw; for the others the classic L2 term in the gradient, as in their papers. Never on biases
     and normalization weights."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """How much of the mean gradient is kept from step to step."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """The same for the mean squared gradient."""
     adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the mean squared gradient."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of sgd; 0 turns it off. rmsprop runs without momentum."""
     lr_scheduler_type: str = "linear"

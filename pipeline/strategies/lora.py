@@ -33,6 +33,7 @@ class LoRA(Strategy):
         lora_alpha: float = Field(32, gt=0)
         """The update is scaled by lora_alpha / r (by lora_alpha / sqrt(r) with rsLoRA)."""
         lora_dropout: float = Field(0.0, ge=0, lt=1)
+        """Share of the input that an adapter does not see in a training step."""
         target_modules: list[str] | Literal["all-linear"] | None = None
         """Names of the linear layers that get an adapter; unset: those of attention and feed-forward in every layer."""
         use_dora: bool = False
