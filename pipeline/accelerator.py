@@ -6,8 +6,9 @@ import atexit
 import datetime
 import os
 import shlex
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -33,6 +34,7 @@ def make_accelerator(
     device does not have, and when fewer or more processes came than were asked for.
     """
     device = available_device()
+    check_devices(device)
     precision = resolve_precision(mixed_precision, device)
     # The state is global and keeps its first precision; a second run in one process may want another.
     AcceleratorState._reset_state()
@@ -86,13 +88,31 @@ def refuse_sharding(accelerator: Accelerator) -> None:
 
 
 def available_device() -> torch.device:
-    """The accelerator of this machine unless ACCELERATE_USE_CPU turns it off, else the processor.
+    """The accelerator of this machine unless ACCELERATE_USE_CPU or the launcher's use_cpu turns it off, else the
+    processor.
 
     Apple's has no double precision, which sums and metrics are counted in: there the processor is used.
     """
     found = torch.accelerator.current_accelerator(check_available=True)
     unusable = found is None or found.type == "mps" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    return torch.device("cpu") if found is None or unusable else found
+    if found is None or unusable or launched_for_cpu():
+        return torch.device("cpu")
+    return found
+
+
+def check_devices(device: torch.device) -> None:
+    """Raise ConfigError when processes of this machine would have to share a GPU, which NCCL cannot."""
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
+    if device.type != "cpu" and here > devices:
+        raise ConfigError(too_few_devices(here, devices))
+
+
+def too_few_devices(processes: int, devices: int) -> str:
+    """The message about more processes than GPUs, with the option that works."""
+    return (
+        f"{processes} processes on this machine need a GPU each and it has {devices}; to train on the processor use "
+        f"--accelerate_config {'cpu' if processes == 1 else 'cpu_2proc'}"
+    )
 
 
 def resolve_precision(asked: str, device: torch.device) -> str:
@@ -152,13 +172,25 @@ def requested_processes() -> int | None:
     """
     if EXPECTED in os.environ:
         return int(os.environ[EXPECTED])
+    arguments = launcher_arguments(words_of_parent())
+    return None if arguments is None else asked_of_launcher(arguments).processes
+
+
+@cache
+def launched_for_cpu() -> bool:
+    """Whether the configuration that `accelerate launch` was given says use_cpu, which it keeps to itself when it
+    starts several processes."""
+    arguments = launcher_arguments(words_of_parent()) if "LOCAL_WORLD_SIZE" in os.environ else None
+    return arguments is not None and asked_of_launcher(arguments).use_cpu
+
+
+def words_of_parent() -> list[str]:
+    """The command line of the process that started this one; empty when it cannot be read."""
     try:
         parent = psutil.Process().parent()
-        words = parent.cmdline() if parent is not None else []
+        return parent.cmdline() if parent is not None else []
     except psutil.Error:
-        return None
-    arguments = launcher_arguments(words)
-    return None if arguments is None else asked_of_launcher(arguments)
+        return []
 
 
 def launcher_arguments(words: list[str]) -> list[str] | None:
@@ -172,19 +204,28 @@ def launcher_arguments(words: list[str]) -> list[str] | None:
     return None
 
 
-def asked_of_launcher(arguments: list[str]) -> int | None:
-    """The number of processes that these arguments of `accelerate launch` ask for, all machines together."""
+class Asked(NamedTuple):
+    """What a command line of `accelerate launch` asks for."""
+
+    processes: int | None
+    """All machines together; None when it is left open."""
+    use_cpu: bool
+
+
+def asked_of_launcher(arguments: list[str]) -> Asked:
+    """What these arguments of `accelerate launch`, and the configuration that they or the user's home name, ask for."""
     from accelerate.commands.config.config_args import ClusterConfig, default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
     options, _ = launch_command_parser().parse_known_args(arguments)
-    if options.num_processes is not None:
-        return int(options.num_processes)
     file = options.config_file
     if file is None and not options.cpu and Path(default_config_file).is_file():
         file = default_config_file
     config = load_config_from_file(file) if file else None
-    return config.num_processes if isinstance(config, ClusterConfig) and config.num_processes > 0 else None
+    if not isinstance(config, ClusterConfig):
+        return Asked(options.num_processes, bool(options.cpu))
+    processes = options.num_processes or (config.num_processes if config.num_processes > 0 else None)
+    return Asked(processes, bool(options.cpu or config.use_cpu))
 
 
 def config_path(name: str) -> Path:

@@ -17,7 +17,15 @@ import psutil
 import torch
 from accelerate.utils import DistributedType, patch_environment
 
-from pipeline.accelerator import EXPECTED, PACKAGE, available_device, config_path, make_accelerator, not_as_asked
+from pipeline.accelerator import (
+    EXPECTED,
+    PACKAGE,
+    available_device,
+    config_path,
+    make_accelerator,
+    not_as_asked,
+    too_few_devices,
+)
 from pipeline.errors import ConfigError, nearest
 
 __all__ = ["config_path", "launch", "make_accelerator"]
@@ -106,10 +114,7 @@ def check_config(config: Any, num_processes: int, file: Path) -> None:
     here = -(-num_processes // config.num_machines)
     devices = torch.accelerator.device_count()
     if not config.use_cpu and here > devices:
-        raise ConfigError(
-            f"{file}: {here} processes on this machine need a GPU each and it has {devices}; to train on the processor "
-            f"use --accelerate_config {'cpu' if here == 1 else 'cpu_2proc'}"
-        )
+        raise ConfigError(f"{file}: {too_few_devices(here, devices)}")
 
 
 def environment(config: Any) -> dict[str, str]:

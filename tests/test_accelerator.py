@@ -83,4 +83,27 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.M
 )
 def test_the_launchers_command_line_is_understood(command: str, expected: int | None) -> None:
     arguments = accelerator.launcher_arguments(command.format(configs=ROOT / "accelerate_configs").split())
-    assert (None if arguments is None else accelerator.asked_of_launcher(arguments)) == expected
+    assert (None if arguments is None else accelerator.asked_of_launcher(arguments).processes) == expected
+
+
+@pytest.mark.parametrize(("config", "type_"), [("cpu_2proc", "cpu"), ("multi_gpu", "cuda")])
+def test_use_cpu_of_the_launchers_configuration_counts_beside_a_gpu(
+    config: str, type_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate's launcher tells it to a single process only."""
+    launcher = ["python", "accelerate", "launch", "--config_file", f"{ROOT}/accelerate_configs/{config}.yaml", "x.py"]
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: GPU)
+    monkeypatch.setattr(accelerator, "words_of_parent", lambda: launcher)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    accelerator.launched_for_cpu.cache_clear()
+    assert accelerator.available_device().type == type_
+    accelerator.launched_for_cpu.cache_clear()
+
+
+def test_two_processes_cannot_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    accelerator.check_devices(GPU)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    accelerator.check_devices(CPU)
+    with pytest.raises(ConfigError, match="2 processes on this machine need a GPU each and it has 1; .* cpu_2proc"):
+        accelerator.check_devices(GPU)

@@ -43,7 +43,7 @@ def test_task_with_strategy(variant: str, strategy: str | None, checkpoints: dic
     trained = [event["loss"] for event in losses if event["event"] == "train"]
     assert len(trained) == 12 and trained[-1] < trained[0]
     assert run.metrics["loss"] > 0 and len(run.metrics) >= 2
-    after = dict(run.model.named_parameters())
+    after = dict(run.model.cpu().named_parameters())
     moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
     parameters = run.results["parameters"]
     assert sum(before[key].numel() for key in moved) <= parameters["trainable"] <= parameters["total"]

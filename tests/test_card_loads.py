@@ -60,7 +60,7 @@ class Runs(dict[tuple[str, str | None], Finished]):
         prepared = prepare(config, datasets=data_of(config), recipe=recipe, command=typed)
         run = train(prepared)
         batch = collate(prepared.task, prepared.splits["validation"], np.arange(3), seed=0, epoch=0)
-        logits = logits_of(run.model, prepared.task, batch)
+        logits = logits_of(run.model.cpu(), prepared.task, batch)
         self[key] = Finished(run.output_dir, prepared.task, batch, logits, run.results["label_names"])
         return self[key]
 

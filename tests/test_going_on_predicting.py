@@ -193,6 +193,7 @@ def test_a_signal_ends_with_how_to_go_on(run: Path, file: Path, tmp_path: Path) 
     assert "going on at row" in again.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predicting, "CHUNK", 1024)
+        patch.setenv("ACCELERATE_USE_CPU", "true")
         expected = predict(run, many, tmp_path / "at_once.jsonl", eval_batch_size=64).read_bytes()
     assert (tmp_path / "out.jsonl").read_bytes() == expected
 

@@ -81,8 +81,12 @@ def test_a_spike_does_no_harm(
     guard = {"spike_sigma": 12.0, "spike_window": 32, "spike_action": action}
     clean = run(start, tmp_path / "clean", **more).metrics["loss"]
     inject(monkeypatch, poison, {23})
-    with pytest.raises(UserError, match="not finite"):
-        run(start, tmp_path / "harmed", **more)
+    try:
+        harmed = run(start, tmp_path / "harmed", **more).metrics["loss"]
+    except UserError as error:
+        assert "not finite" in str(error)
+        harmed = float("inf")
+    assert harmed > 1.5 * clean
     guarded = run(start, tmp_path / "guarded", **more, **guard)
     assert guarded.metrics["loss"] == pytest.approx(clean, rel={"skip": 0.01, "rollback": 0.05}[action])
     assert [event["reason"] for event in events(tmp_path / "guarded", "skipped")] == ["spike"]

@@ -65,7 +65,7 @@ def outputs(model: Any) -> torch.Tensor:
     elif type(base).__name__.endswith("ForMultipleChoice"):
         given = {"input_ids": torch.stack([ids, ids.flip(1)], dim=1)}
     with torch.no_grad():
-        return next(iter(model.eval()(**given).values()))
+        return next(iter(model.cpu().eval()(**given).values()))
 
 
 def push_base(hub: Hub, run: Run) -> None:

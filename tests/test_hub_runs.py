@@ -163,7 +163,7 @@ def test_a_lost_connection_is_not_taken_for_a_wrong_name(lost: str, pushed: Hub,
 
 def test_two_processes_ask_once_and_a_refusal_is_one_sentence(pushed: Hub, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(SETTINGS))
-    command = [sys.executable, "-m", "pipeline", "finetune", "my.yaml", "--num_processes", "2"]
+    command = [sys.executable, "-m", "pipeline", "finetune", "my.yaml", "--accelerate_config", "cpu_2proc"]
 
     def graft(token: str) -> subprocess.CompletedProcess[str]:
         found = environment(pushed, tmp_path / "elsewhere", token=token, PYTHONPATH=str(ROOT))

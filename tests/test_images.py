@@ -287,7 +287,7 @@ def test_from_scratch_on_a_folder_and_loaded_by_transformers(channels: int, pict
     if channels == 3:  # transformers' pipeline makes every image RGB
         said = pipeline("image-classification", model=str(tmp_path / "run" / "model"))(str(pictures / "dog" / "3.png"))
         batch = collate(prepared.task, prepared.splits["validation"], np.array([3]), seed=0, epoch=0)
-        logits = prepared.task.loss(run.model.eval(), batch)[1].softmax(-1)[0].tolist()
+        logits = prepared.task.loss(run.model.cpu().eval(), batch)[1].softmax(-1)[0].tolist()
         assert {one["label"]: pytest.approx(one["score"], abs=1e-5) for one in said} == dict(
             zip(["cat", "dog"], logits, strict=True)
         )

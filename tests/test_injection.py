@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from accelerate import Accelerator
 from markdown_it import MarkdownIt
 from rich.console import Console
 from transformers import AutoTokenizer
 
+from pipeline.accelerator import make_accelerator
 from pipeline.api import main, read_config
 from pipeline.data import DataConfig, load_splits
 from pipeline.dry_run import print_plan
@@ -238,7 +238,7 @@ def test_messages_that_name_labels_columns_and_files(
 
 
 def test_a_logged_name_is_inert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = RunLog(tmp_path, Accelerator(cpu=True), plain=True, total_steps=1)
+    log = RunLog(tmp_path, make_accelerator(), plain=True, total_steps=1)
     log.begin(0, evaluated=True, done=lambda: (0, "rows"), metric="loss")
     for hostile in HOSTILE:
         log.event({"event": "evaluate", "split": hostile, "step": 1, hostile: 0.5})

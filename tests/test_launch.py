@@ -31,7 +31,7 @@ from pipeline.launch import make_accelerator
 
 def main():
     accelerator = make_accelerator("no", timeout_seconds=60)
-    total = int(accelerator.reduce(__import__("torch").tensor(1)))
+    total = int(accelerator.reduce(__import__("torch").tensor(1, device=accelerator.device)))
     rank = accelerator.process_index
     Path(sys.argv[1], f"rank{rank}").write_text(f"{accelerator.num_processes} {total} {os.getpid()} {sys.argv[2:]}")
     if "fail" in sys.argv:
@@ -56,6 +56,8 @@ import sys
 from pipeline.launch import launch
 sys.exit(launch(sys.argv[1], sys.argv[3:], num_processes=int(sys.argv[2])))
 """
+
+ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 
 
 @pytest.fixture
@@ -93,7 +95,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
 
 
 def test_two_processes_share_the_work(script: Path, tmp_path: Path) -> None:
-    code, errors = finish(start("-c", DRIVER, str(script), "2", str(tmp_path), "--flag", "a b", folder=tmp_path))
+    code, errors = finish(
+        start("-c", DRIVER, str(script), "2", str(tmp_path), "--flag", "a b", folder=tmp_path, **ON_CPU)
+    )
     assert code == 0, errors
     for rank in (0, 1):
         assert (tmp_path / f"rank{rank}").read_text().startswith("2 2 ")
@@ -133,14 +137,14 @@ def test_one_process_runs_right_here(script: Path, tmp_path: Path) -> None:
 
 
 def test_the_code_of_the_first_failure_is_returned(script: Path, tmp_path: Path) -> None:
-    code, errors = finish(start("-c", DRIVER, str(script), "2", str(tmp_path), "fail", folder=tmp_path))
+    code, errors = finish(start("-c", DRIVER, str(script), "2", str(tmp_path), "fail", folder=tmp_path, **ON_CPU))
     assert code == 3, errors
     assert "process 1 ended with exit code 3" in errors and "Traceback" not in errors
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_reaches_every_process_and_none_outlives_us(processes: int, script: Path, tmp_path: Path) -> None:
-    process = start("-c", DRIVER, str(script), str(processes), str(tmp_path), "wait", folder=tmp_path)
+    process = start("-c", DRIVER, str(script), str(processes), str(tmp_path), "wait", folder=tmp_path, **ON_CPU)
     wait_for(lambda: len(list(tmp_path.glob("ready*"))) == processes or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
     code, errors = finish(process)
@@ -214,6 +218,7 @@ def test_what_cannot_start_is_refused(
     file: str, processes: int | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     if "\n" in file:
         (tmp_path / "mine.yaml").write_text(file)
         file = str(tmp_path / "mine.yaml")

@@ -46,8 +46,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_merging_gives_what_lora_merge_saves(task: str, tmp_path: Path) -> None:
+def test_merging_gives_what_lora_merge_saves(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file and every bit, beside what says how the run was made."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # a GPU adds up in another order than the processor that merges
     merged = merge(lora_run(task, tmp_path), tmp_path / "plain")
     expected = lora_run(task, tmp_path, merge=True) / "model"
     names = {path.relative_to(expected).as_posix() for path in expected.rglob("*") if path.is_file()}

@@ -57,7 +57,7 @@ def answer_nats(model: Any, tokenizer: Any, prompt: str, answer: str, *, mean: b
     head, tail = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt + "\n", answer))
     ids = [*head, *tail, tokenizer.eos_token_id][:64]
     with torch.no_grad():
-        scores = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        scores = model.cpu()(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     nats = [float(scores[position - 1, ids[position]]) for position in range(len(head), len(ids))]
     return math.fsum(nats) / (len(nats) if mean else 1)
 

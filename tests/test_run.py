@@ -38,7 +38,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logits_of(model: Any, tokenizer: Any) -> torch.Tensor:
     inputs = tokenizer(TEXT, return_tensors="pt")
     with torch.inference_mode():
-        found: torch.Tensor = model.eval()(**inputs).logits
+        found: torch.Tensor = model.cpu().eval()(**inputs).logits
     return found
 
 

@@ -196,6 +196,7 @@ def test_a_stop_reaches_the_runs_and_the_rest_is_not_started(child: None, monkey
 
 def test_a_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share_of(0, 1) == {}
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert share_of(1, 2) == {}
     monkeypatch.delenv("OMP_NUM_THREADS")

@@ -202,7 +202,7 @@ def test_a_model_for_the_pipeline_of_transformers(tmp_path: Path) -> None:
     }
     run = finetune(given)
     names = {"loss", "precision", "recall", "f1", "accuracy", "f1_animal", "support_animal"}
-    assert set(run.metrics) == names and run.metrics["f1"] == run.metrics["f1_animal"] > 0.9
+    assert set(run.metrics) == names and run.metrics["f1"] == run.metrics["f1_animal"] > 0.8
     find: Any = transformers.pipeline("token-classification", str(tmp_path / "run" / "model"))
     text = "the cat sat on a dog"
     parts = [(part["entity"], text[part["start"] : part["end"]].strip()) for part in find(text)]

@@ -15,7 +15,9 @@ from pipeline.data.stdlib import train_tokenizer
 
 
 def prepare_texts(data: Path, work: Path) -> None:
-    """Training and validation parts of the two texts and of GSM8K, and tokenizers for the texts."""
+    """Training and validation parts of the two texts and of GSM8K, and tokenizers for the texts; made once."""
+    if (work / "multi30k_bpe").is_dir():  # the last that is made
+        return
     for name, source in (
         ("shakespeare", "tinyshakespeare/input.txt"),
         ("stories", "tinystories_sample/tinystories.txt"),

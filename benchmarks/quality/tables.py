@@ -11,7 +11,7 @@ from benchmarks.quality.experiments import EXPERIMENTS
 
 HERE = Path(__file__).resolve().parent
 RUNS, TRAINER = "## Runs", "## The same by Hugging Face's Trainer"
-COMPARED = ("accuracy", "f1", "matthews_correlation")
+COMPARED = ("accuracy", "f1", "matthews_correlation", "pearson", "spearman")
 
 
 def write_tables() -> None:
@@ -37,8 +37,10 @@ def runs_table() -> str:
             numbers += f"; test: {shown(result['metrics']['test'])}"
         share = f"{result['parameters']['trainable_percent']:.1f} %"
         seconds = f"{result['cost']['train_seconds']:.0f} s"
-        rows.append([result["name"], result["seed"], share, result["steps"], seconds, numbers, result["reference"]])
-    return table(["run", "seed", "trained", "steps", "time", "validation (and test)", "reference"], rows)
+        device = "2 cores" if result["device"] == "cpu" else result["device"]
+        row = [result["name"], result["seed"], share, result["steps"], device, seconds, numbers, result["reference"]]
+        rows.append(row)
+    return table(["run", "seed", "trained", "steps", "on", "time", "validation (and test)", "reference"], rows)
 
 
 def trainer_table() -> str:
@@ -52,6 +54,7 @@ def trainer_table() -> str:
         [name, metric, *(", ".join(f"{one[metric]:.3f}" for one in side[name]) for side in (ours, theirs))]
         for name in theirs
         for metric in COMPARED
+        if metric in theirs[name][0]
     ]
     return table(["run", "metric", "graft, by seed", "Trainer, by seed"], rows)
 

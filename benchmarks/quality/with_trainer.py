@@ -2,9 +2,9 @@
 
     python -m benchmarks.quality.with_trainer --data ../shared/data --encoder PATH_OF_ALL_MINILM_L6_V2 NAME --seed 0
 
-NAME is a text classification of `encoder.py` with all weights tuned. Start, rows, truncation, batch size, learning
-rate, schedule, weight decay, epochs and precision are those of the experiment; the order of rows, dropout and the new
-head are drawn by Trainer. The result lands in results/trainer/NAME-SEED.json.
+NAME is a text classification or regression of `encoder.py` with all weights tuned. Start, rows, truncation, batch size,
+learning rate, schedule, weight decay, epochs and precision are those of the experiment; the order of rows, dropout and
+the new head are drawn by Trainer. The result lands in results/trainer/NAME-SEED.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import (
     AutoModelForSequenceClassification,
@@ -32,7 +33,9 @@ from transformers import (
 from benchmarks.quality.experiments import EXPERIMENTS
 from benchmarks.quality.run import filled
 from benchmarks.quality.tables import HERE, write_tables
+from pipeline.accelerator import available_device, resolve_precision
 from pipeline.data import DataConfig, load_splits
+from pipeline.manifest import describe_machine
 from pipeline.optim import OptimConfig
 
 
@@ -55,6 +58,7 @@ def main() -> None:
         "metrics": metrics,
         "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "datasets")},
         "cpu_threads": torch.get_num_threads(),
+        "device": describe_machine(available_device())["device"],
         "seconds": round(time.monotonic() - began, 1),
     }
     (HERE / "results" / "trainer").mkdir(parents=True, exist_ok=True)
@@ -66,11 +70,14 @@ def main() -> None:
 def train(settings: dict[str, Any], seed: int, output: Path) -> dict[str, float]:
     """Validation metrics of the last step."""
     set_seed(seed)
+    device = available_device()
     encoder = settings["model"]["model_name_or_path"]
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     columns = settings["data"]["text_column"]
     columns = [columns] if isinstance(columns, str) else columns
-    kinds = {**dict.fromkeys(columns, "text"), "label": "label"}
+    regression = settings["task"]["problem_type"] == "regression"
+    target = settings["data"].get("label_column", "label")
+    kinds = {**dict.fromkeys(columns, "text"), target: "number" if regression else "label"}
     splits = load_splits(DataConfig(**settings["data"]), kinds)
     if rows := settings.get("max_train_samples"):
         splits["train"] = splits["train"].select(range(rows))
@@ -79,7 +86,7 @@ def train(settings: dict[str, Any], seed: int, output: Path) -> dict[str, float]
         inputs = tokenizer(
             *(batch[name] for name in columns), truncation=True, max_length=settings["data"]["max_length"]
         )
-        return {**inputs, "labels": [int(label) for label in batch["label"]]}
+        return {**inputs, "labels": [float(label) if regression else int(label) for label in batch[target]]}
 
     encoded = {split: datasets.Dataset.from_dict(encode(part[:])) for split, part in splits.items()}
     arguments = TrainingArguments(
@@ -93,22 +100,26 @@ def train(settings: dict[str, Any], seed: int, output: Path) -> dict[str, float]
         weight_decay=settings.get("weight_decay", OptimConfig().weight_decay),
         train_sampling_strategy=settings["train_sampling_strategy"],
         max_grad_norm=1.0,
-        bf16=True,
-        use_cpu=True,
+        bf16=resolve_precision("auto", device) == "bf16",
+        use_cpu=device.type == "cpu",
         seed=seed,
         save_strategy="no",
         report_to="none",
         logging_steps=100,
     )
     trainer = Trainer(
-        model=AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2),
+        model=AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1 if regression else 2),
         args=arguments,
         train_dataset=encoded["train"],
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     trainer.train()
     found = trainer.predict(encoded["validation"])
-    predictions, labels = np.argmax(found.predictions, axis=1), found.label_ids
+    labels = found.label_ids
+    if regression:
+        scores = found.predictions[:, 0]
+        return {"pearson": float(pearsonr(scores, labels)[0]), "spearman": float(spearmanr(scores, labels)[0])}
+    predictions = np.argmax(found.predictions, axis=1)
     return {
         "accuracy": float(accuracy_score(labels, predictions)),
         "f1": float(f1_score(labels, predictions)),

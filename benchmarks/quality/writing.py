@@ -139,8 +139,9 @@ def demo(name: str, task: Any, columns: dict[str, Any], learning_rate: float) ->
             **columns,
         },
         **SHORT,
-        "num_train_epochs": 1,
+        "num_train_epochs": 3,
         "train_batch_size": 8,
+        "micro_batch_size": 2,
         "learning_rate": learning_rate,
     }
     return "pretrain", settings, DEMO_REFERENCE

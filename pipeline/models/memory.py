@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from pipeline.accelerator import available_device
 from pipeline.models.inspect import LINEAR, count_parameters, layer_lists, layer_prefixes
 
 STATES = {"sgd": 1, "adafactor": 0, "rmsprop": 1, "adagrad": 1, "lion": 1, "muon": 1, "momentum": 1, "sgd_momentum": 1}
@@ -79,11 +80,11 @@ def _activations(model: nn.Module, micro_batch_size: int, sequence_length: int, 
 
 
 def free_memory() -> int:
-    """Bytes this process may still take: of the current CUDA device if there is one, of the machine otherwise.
+    """Bytes this process may still take: of the current GPU if it trains there, of the machine otherwise.
 
     On Linux the limit of a container (control group, version 2) counts.
     """
-    if torch.cuda.is_available():
+    if available_device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
     available = int(psutil.virtual_memory().available)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -131,4 +132,4 @@ def _feed_forward_elements(model: nn.Module) -> int:
 def _writes_attention(model: nn.Module) -> bool:
     settings = _text_config(model).to_dict()
     rates = [settings.get(name) or 0.0 for name in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")]
-    return _text_config(model)._attn_implementation == "eager" or (max(rates) > 0 and not torch.cuda.is_available())
+    return _text_config(model)._attn_implementation == "eager" or (max(rates) > 0 and available_device().type == "cpu")

@@ -61,8 +61,8 @@ def rmsprop(groups: Groups, config: OptimConfig) -> optim.Optimizer:
 
 
 def adagrad(groups: Groups, config: OptimConfig) -> optim.Optimizer:
-    """Adagrad (Duchi et al. 2011)."""
-    return optim.Adagrad(groups, fused=True)
+    """Adagrad (Duchi et al. 2011); PyTorch has no fused one on a GPU."""
+    return optim.Adagrad(groups)
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, OptimConfig], optim.Optimizer]] = {
