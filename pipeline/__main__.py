@@ -267,7 +267,7 @@ def completion(
     """
     from pipeline.completion import install
 
-    print(f"written: {install(app, shell, output)}; open a new shell to use it")
+    print(install(app, shell, output))
 
 
 def main(arguments: list[str] | None = None) -> Any:

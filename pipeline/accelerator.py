@@ -235,11 +235,16 @@ def config_path(name: str) -> Path:
         if given.is_file():
             return given.resolve()
         raise ConfigError(f"accelerate_config: there is no file {name!r}")
-    # In a checkout the folder lies beside the package, in an installed wheel inside it.
-    folders = (PACKAGE / "accelerate_configs", PACKAGE.parent / "accelerate_configs")
-    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    known = launcher_files()
     if name not in known:
         raise ConfigError(
             f"accelerate_config: unknown name {name!r}; {nearest(name, known)} (or the path of a .yaml file)"
         )
     return known[name]
+
+
+def launcher_files() -> dict[str, Path]:
+    """Our accelerate configuration files by name."""
+    # In a checkout the folder lies beside the package, in an installed wheel inside it.
+    folders = (PACKAGE / "accelerate_configs", PACKAGE.parent / "accelerate_configs")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}

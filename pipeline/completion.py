@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import App, Parameter
+from cyclopts.completion.detect import ShellDetectionError, detect_shell
 
+from pipeline.accelerator import launcher_files
+from pipeline.command_line import DryRun
 from pipeline.config import Section
+from pipeline.errors import UserError
 from pipeline.models import INITS
 from pipeline.optim import OPTIMIZERS, SCHEDULES
 from pipeline.placing import Layout
@@ -18,7 +23,11 @@ from pipeline.tasks import TASKS
 from pipeline.wording import choices
 
 Shell = Literal["bash", "zsh", "fish", "powershell"]
-TAKES_SETTINGS = ("pretrain", "finetune", "freeze", "lora", "train", "sweep")
+PLANS = ("pretrain", "finetune", "freeze", "lora", "train")
+"""Commands that read their own arguments, and take `--dry_run` among them."""
+USED: dict[str, tuple[str, ...]] = {"push": ("hub",), "predict": ("data", "eval"), "evaluate": ("data", "eval")}
+"""Commands of a saved model, and the sections of which they offer the settings."""
+TAKES_SETTINGS = (*PLANS, "sweep", "data", "show", *USED)
 NAMES: dict[str, Iterable[str]] = {
     "task": TASKS,
     "model.init": INITS,
@@ -26,40 +35,89 @@ NAMES: dict[str, Iterable[str]] = {
     "optim.lr_scheduler_type": SCHEDULES,
 }
 """Settings whose choices are the names of a registry."""
+FILES = ("_file", "_dir", "_path")
+"""How the names of settings end that are files or folders."""
+MODELS = ("model", "source", "run_dir", "base_model")
+"""Arguments that are a folder, or the id of a model on a hub."""
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+LOST = 'COMPREPLY=( $(compgen -f -- "${cur}") )'
+"""How cyclopts lists files in bash: a folder would be followed by a blank, and nothing in it could be reached."""
 
 
 def with_settings(app: App) -> App:
     """The same commands, with every setting as an option of those that take settings; made to be completed only."""
     shown = App(name=app.name, version=app.version, default_parameter=app.default_parameter, help=app.help)
     for name, command in app.resolved_commands().items():
-        if name in TAKES_SETTINGS:
-            shown.command(_listing(command.default_command), name=name, help=command.help)
-        elif not name.startswith("-"):
-            shown.command(command, name=name)
+        if name.startswith("-"):
+            continue
+        if command.default_command is None:
+            shown.command(with_settings(command), name=name)
+        else:
+            shown.command(_listing(name, command.default_command), name=name, help=command.help)
     return shown
 
 
-def install(app: App, shell: Shell | None, output: Path | None) -> Path:
-    """Write the completion script where the shell looks for it (or to `output`); returns its path."""
-    return with_settings(app).install_completion(shell=shell, output=output, add_to_startup=output is None)
+def install(app: App, shell: Shell | None, output: Path | None) -> str:
+    """Write the completion script where the shell looks for it (or to `output`); returns what to do then."""
+    try:
+        shell = shell or detect_shell()
+    except ShellDetectionError:
+        known = " | ".join(get_args(Shell))
+        raise UserError(f"completion: the shell in use is not known; name it: --shell {known}") from None
+    written = with_settings(app).install_completion(shell=shell, output=output, add_to_startup=output is None)
+    script = written.read_text()
+    written.write_text(script.replace(LOST, f"compopt -o filenames 2>/dev/null; {LOST}"))
+    if output is None:
+        return f"written: {written}; open a new shell to use it{_without_compinit(shell)}"
+    if shell == "zsh":
+        return f"written: {written}; zsh finds it as _cyclopts_{app.name[0]} in a folder of its fpath"
+    return (
+        f"written: {written}; to use it here: {'.' if shell == 'powershell' else 'source'} {shlex.quote(str(written))}"
+    )
 
 
-def _listing(function: Callable[..., Any] | None) -> Callable[..., None]:
-    """A function whose signature holds a file, the command's own options and the settings."""
-    assert function is not None
-    own = inspect.signature(function, eval_str=True).parameters.values()
-    found = [inspect.Parameter("config", inspect.Parameter.POSITIONAL_ONLY, annotation=Path)]
-    found += [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    taken = {parameter.name for parameter in found}
-    found += [parameter for parameter in settings() if parameter.name not in taken]
+def _without_compinit(shell: Shell) -> str:
+    """What a zsh needs besides whose start file does not turn completion on."""
+    start = Path.home() / ".zshrc"
+    if shell != "zsh" or any(word in start.read_text(errors="replace") for word in ("compinit", "oh-my-zsh")):
+        return ""
+    return f"; {start} does not turn completion on: add the line `autoload -Uz compinit && compinit` at its end"
+
+
+def _listing(name: str, function: Callable[..., Any]) -> Callable[..., None]:
+    """A function whose signature holds what the command takes: a file, its own options, and the settings."""
+    own = [*inspect.signature(function, eval_str=True).parameters.values()]
+    found = [_with_files(parameter) for parameter in own if parameter.kind is not inspect.Parameter.VAR_POSITIONAL]
+    if name in PLANS:
+        found.insert(0, inspect.Parameter("config", inspect.Parameter.POSITIONAL_ONLY, annotation=Path))
+    elif not any(parameter.kind in POSITIONAL for parameter in found):
+        found = [_with_files(parameter) for parameter in own]  # compare's runs
+    if name in (*PLANS, "push"):
+        found.append(inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, annotation=DryRun, default=False))
+    if name in TAKES_SETTINGS:
+        taken = {parameter.name for parameter in found}
+        wanted = [each for each in settings() if name not in USED or each.name.startswith(USED[name])]
+        found += [parameter for parameter in wanted if parameter.name not in taken]
 
     def listed(**given: Any) -> None:
         raise AssertionError("made to be completed, not called")
 
-    signature = inspect.Signature(found)
+    signature = inspect.Signature(sorted(found, key=lambda parameter: parameter.kind))
     listed.__signature__ = signature  # type: ignore[attr-defined]
-    listed.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    listed.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
     return listed
+
+
+def _with_files(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter as what is to be completed: file names where a run, a model or rows are named."""
+    kind, *more = get_args(parameter.annotation) if get_origin(parameter.annotation) is Annotated else [None]
+    if parameter.name == "accelerate_config":
+        return parameter.replace(annotation=Annotated[Literal[tuple(launcher_files())], *more])
+    if parameter.name in MODELS:
+        return parameter.replace(annotation=Annotated[Path | None, *more])
+    if kind == list[str]:
+        return parameter.replace(annotation=Annotated[list[Path], *more])
+    return parameter
 
 
 def settings() -> list[inspect.Parameter]:
@@ -80,7 +138,7 @@ def _option(path: Iterable[str], kind: type[Section] | Any, key: str, names: lis
         or choices(info.annotation)
         or (["true", "false"] if info.annotation is bool else [])
     )
-    value: Any = Literal[tuple(known)] if known else str
+    value: Any = Literal[tuple(known)] if known else Path if key.endswith(FILES) else str
     text = (info.description or "").strip().split("\n")[0]
     annotation = Annotated[value, Parameter(name=tuple(f"--{name}" for name in names), help=text)]
     return inspect.Parameter("__".join(path), inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)

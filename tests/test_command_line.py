@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,40 +91,6 @@ def test_no_setting_is_taken_for_a_misspelt_option() -> None:
     names = [parameter.annotation.__metadata__[0].name for parameter in settings()]
     refuse_misspelt([name for group in names for name in group])
     refuse_misspelt([f"--{name}" for name in LAUNCHER])
-
-
-def test_bash_completes_commands_settings_and_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = tmp_path / "graft.bash"
-    said(capsys, "completion", "--shell", "bash", "--output", str(script))
-    asked = {
-        "graft lo": {"lora"},
-        "graft config s": {"schema", "show"},
-        "graft lora my.yaml --optim.l": {"--optim.learning_rate", "--optim.lr_scheduler_type"},
-        "graft lora my.yaml --learning_r": {"--learning_rate"},
-        "graft finetune my.yaml --mixed_precision b": {"bf16"},
-        "graft lora my.yaml --accelerate_c": {"--accelerate_config"},
-    }
-    lines = [
-        f"COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=(); _graft; echo ${{COMPREPLY[*]}}"
-        for line in asked
-    ]
-    found = subprocess.run(
-        [shutil.which("bash") or "bash", "-c", "\n".join([f"source {script}", *lines])],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert [set(line.split()) for line in found.stdout.splitlines()] == list(asked.values())
-
-
-def test_every_setting_can_be_completed() -> None:
-    from pipeline.config import load
-    from pipeline.settings import RunConfig
-
-    names = {name for parameter in settings() for name in parameter.annotation.__metadata__[0].name}
-    assert len(names) > 150
-    dumped = load(RunConfig, {"task": "causal_lm"}).model_dump()
-    assert {f"--optim.{key}" for key in dumped["optim"]} | {"--lora.r", "--task", "--output_dir"} <= names
 
 
 def test_env_tells_no_secret_and_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
