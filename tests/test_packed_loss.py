@@ -10,10 +10,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.accelerator import available_device
 from pipeline.api import read_config
 from pipeline.data import DataConfig
 from pipeline.data_report import describe_data, lines
 from pipeline.errors import ConfigError
+from pipeline.evaluation import to_device
 from pipeline.prepare import checkpoint_activations, prepare
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.language import language_columns
@@ -38,7 +40,7 @@ def features_of(task: CausalLM) -> list[dict[str, Any]]:
 
 def losses(model: Any, task: CausalLM, features: list[dict[str, Any]]) -> dict[tuple[int, ...], float]:
     """Tokens of each document -> its loss, all rows in one batch."""
-    batch = task.collate(features, [])
+    batch = to_device(task.collate(features, []), model.device)
     _, logits = task.loss(model, batch)
     nll = torch.nn.functional.cross_entropy(
         logits[:, :-1].detach().transpose(1, 2), batch["labels"][:, 1:], ignore_index=-100, reduction="none"
@@ -69,6 +71,7 @@ def test_a_packed_document_has_the_loss_it_has_alone(kind: str, how: str, tmp_pa
         model = get_peft_model(model, adapter)
         checkpoint_activations(model)
         model.train()
+    model.to(available_device())
     packed, alone = make_task(folder, "best_fit"), make_task(folder, "none")
     rows = features_of(packed)
     assert 1 < len(rows) < len(TEXTS) and len({len(row["input_ids"]) for row in rows}) > 1

@@ -38,7 +38,7 @@ from pipeline import finetune, pretrain
 from pipeline.accelerator import available_device, resolve_precision
 from pipeline.manifest import describe_machine, write_json
 
-WARM, STEPS = 20, 80
+WARM, STEPS = 10, 40
 SHAPES = {
     "gpt2_small_blocks": {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 256},
     "gpt2_124m_blocks": {"n_positions": 1024},
