@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from huggingface_hub import constants
 from pydantic import ValidationError
+from transformers import PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.models import ModelConfig, from_checkpoint, from_config, load_tokenizer
+from pipeline.models.attention import PACKAGES
+from pipeline.models.settings import Attention
 from pipeline.reach import resolve
 from tests.tiny import ENCODERS, MODEL_TYPES, tiny_checkpoint, tiny_config, tiny_tokenizer
 
@@ -124,6 +129,29 @@ def test_dropout_where_there_is_none(tokenizer: Any) -> None:
 def test_settings_that_do_not_go_together(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ModelConfig(**settings)
+
+
+@pytest.mark.parametrize("name", [name for name in get_args(Attention) if name.startswith("flash")])
+def test_a_kernel_of_a_package_that_is_missing_is_not_looked_for_elsewhere(
+    name: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers takes one from the hub where the package `kernels` is: it must not be asked."""
+    *_, line = PACKAGES[name]
+    start = str(tiny_checkpoint(tmp_path, "llama", CAUSAL))
+    load = partial(from_checkpoint, model_class=CAUSAL, model_kwargs={}, tokenizer=tokenizer, new_parameters=None)
+    monkeypatch.setattr(PreTrainedModel, "_check_and_adjust_attn_implementation", lambda *_, **__: pytest.fail(name))
+    for package, message in (("no-such-package", line), ("torch", "and there is none here; set sdpa")):
+        monkeypatch.setitem(PACKAGES, name, (package, lambda: False, line))
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            build(tiny_config("llama"), tokenizer, attn_implementation=name)
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load(ModelConfig(model_name_or_path=start, attn_implementation=name))
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "_attn_implementation": name}))
+    with pytest.raises(ConfigError, match=f"{name} needs .*the model's own config names that kernel"):
+        load(ModelConfig(model_name_or_path=start))
+    with pytest.raises(ConfigError, match=f"{name} needs .*the model's own config names that kernel"):
+        build(start, tokenizer)
 
 
 def test_offline_name_in_the_cache_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

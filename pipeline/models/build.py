@@ -19,6 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from pipeline.config import resolve
 from pipeline.errors import ConfigError, nearest
 from pipeline.hub_names import locate
+from pipeline.models.attention import attention
 from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer
 from pipeline.models.init import INITS, initialize
 from pipeline.models.settings import ModelConfig
@@ -53,11 +54,11 @@ def from_config(
     apply_task(model_config, model_kwargs)
     if config.dropout is not None:
         apply_dropout(model_config, config.dropout)
-    attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+    kernel = attention(config, model_config._attn_implementation)
     device = torch.device("meta" if outline else "cpu")
     with torch.random.fork_rng(devices=[]), no_init_weights(), device:
         try:
-            model = getattr(transformers, model_class).from_config(model_config, dtype=torch.float32, **attention)
+            model = getattr(transformers, model_class).from_config(model_config, dtype=torch.float32, **kernel)
         except (ValueError, TypeError, RuntimeError, ImportError, ZeroDivisionError, AssertionError) as error:
             raise ConfigError(f"{KEY}: no {model_config.model_type} can be built from it: {error}") from error
     fit_tokenizer(model, tokenizer, where=KEY)

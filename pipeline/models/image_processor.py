@@ -34,7 +34,8 @@ def load_image_processor(config: ModelConfig) -> Any:
         processor = _made(load.read_config(place, config))
         logger.warning("%s has no %s; images are resized to %s and scaled to -1..1", name, FILE, dict(processor.size))
         return processor
-    from transformers import AutoImageProcessor
+    # transformers 5.4 wants torchvision of those who ask for it by its short name.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     try:
         with load.quiet():

@@ -22,6 +22,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from pipeline.errors import ConfigError, nearest
 from pipeline.hub_names import locate
+from pipeline.models.attention import attention
 from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer
 from pipeline.models.settings import ModelConfig
 
@@ -206,6 +207,7 @@ def _load(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     # Without this, transformers asks a service on the hub to convert pickled weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    kernel = attention(config, model_config._attn_implementation)
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
@@ -218,7 +220,7 @@ def _load(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # they are reported below, all at once
                 output_loading_info=True,
-                **({"attn_implementation": config.attn_implementation} if config.attn_implementation else {}),
+                **kernel,
                 **({"device_map": "meta"} if outline else {}),
             )
         except SafetensorError as error:
