@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import version
@@ -17,18 +18,24 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#")
 
+MADE = {Path("docs/settings.md")}
+"""Written by the documentation's build."""
+
 
 def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def built(target: str, source: Path, folder: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (path,) = folder.iterdir()
+    return path
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (path,) = folder.glob("*.whl")
-    return path
+    return built("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
@@ -40,8 +47,20 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     code |= {f"pipeline/accelerate_configs/{path.name}" for path in ROOT.glob("accelerate_configs/*.yaml")}
     assert len(code) > 40 and code <= names
     others = {name for name in names - code if ".dist-info/" not in name}
-    assert {Path(name).name for name in others} <= {"py.typed"}
+    assert others == {"pipeline/py.typed"}
     assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_the_source_archive_makes_the_same_wheel_and_holds_what_the_tests_read(wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(built("sdist", ROOT, tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("graft_pipeline-*")
+    patterns = ["tests/**/*.*", "docs/*.md", "benchmarks/reliability/*.py", "accelerate_configs/*", "*.*", "Makefile"]
+    ours = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    ours = {path for path in ours if path.suffix != ".pyc" and not path.name.startswith(".")} - MADE
+    assert len(ours) > 150 and not [path for path in ours if not (source / path).is_file()]
+    again = built("wheel", source, tmp_path / "again")
+    assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(wheel).namelist()
 
 
 def test_an_installed_wheel_finds_its_files_from_any_folder(wheel: Path, tmp_path: Path) -> None:
