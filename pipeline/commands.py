@@ -112,9 +112,9 @@ def evaluate_command(
             say(f"numbers: {output_dir / FILE}")
 
 
-def merge_command(source: str, out: Path, origin: Origin, *, dry_run: bool) -> None:
+def merge_command(source: str, out: Path, config: Path | None, origin: Origin, *, dry_run: bool) -> None:
     """`graft merge`."""
-    from_where = asdict(origin)
+    from_where = {"config": config, **asdict(origin)}
     with attended("merge", [source, *options(out=out, **from_where)]):
         if dry_run:
             print_lines(merge_plan(source, out, **from_where))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -15,19 +16,24 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from pipeline.adapters import ADAPTER, settings_for
+from pipeline.config import load
 from pipeline.data import find_rows
 from pipeline.encoding import encode_here
 from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation import collate, without_gradients
 from pipeline.export import TOLERANCE, logits_of, readable
 from pipeline.files import check_place
+from pipeline.hub.files import model_files
 from pipeline.models.load import quiet
-from pipeline.saved import ADAPTER, ADAPTER_WEIGHTS, Saved, as_start, find, load_model, recall_task, settings_of
+from pipeline.reach import resolve
+from pipeline.saved import Saved, about_base, as_start, base_of, find, load_model, recall_task, settings_of
+from pipeline.settings import RunConfig
 from pipeline.tasks import Task
 
 logger = logging.getLogger("graft")
-LEFT_BEHIND = {ADAPTER, ADAPTER_WEIGHTS, "README.md", "config.json", "generation_config.json"}
-"""Files of an adapter that are not so for the merged model."""
+LEFT_BEHIND = {ADAPTER, "config.json", "generation_config.json"}
+"""Files of an adapter, beside its weights, that are not so for the merged model."""
 OF_THE_RUN = ("config.yaml", "results.json", "manifest.json")
 ROWS_TO_COMPARE, TOKENS_TO_COMPARE = 4, 8
 
@@ -36,6 +42,7 @@ def merge(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    config: str | Path | Mapping[str, Any] | None = None,
     base_model: str | None = None,
     revision: str | None = None,
 ) -> Path:
@@ -45,13 +52,16 @@ def merge(
     what else stands beside the adapter come along, with the config.yaml of its run, so that the folder can be
     predicted with and evaluated. The folder appears whole or not at all.
 
+    An adapter that no run made is known by its own files: what PEFT says of its task, its head, the config of its base.
+    `config` is a configuration whose task says it, in place of them or of the run's.
+
     Merged and unmerged model are compared on rows of the run's own data, else on random tokens; the largest difference
     is logged. Raises ConfigError when there is no adapter, its base is missing or another one, or `out` is there
     already; RuntimeError when the two do not agree.
     """
     folder = check_out(Path(out))
-    saved, config, task, adapted = adapted_model(source, base_model, revision)
-    batch, rows = inputs_to_compare(saved, config, task, adapted)
+    saved, given, task, adapted = adapted_model(source, config, base_model, revision)
+    batch, rows = inputs_to_compare(saved, given, task, adapted)
     before = outputs_of(adapted, task, batch, rows)
     folder.parent.mkdir(parents=True, exist_ok=True)
     merged: Any = task.exported(adapted.merge_and_unload())  # type: ignore[operator]
@@ -73,33 +83,54 @@ def merge_plan(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    config: str | Path | Mapping[str, Any] | None = None,
     base_model: str | None = None,
     revision: str | None = None,
 ) -> list[str]:
     """What `merge` would do, in lines for people: everything is checked as there, and nothing is written."""
     folder = check_out(Path(out))
-    saved, config, task, adapted = adapted_model(source, base_model, revision)
-    _, rows = inputs_to_compare(saved, config, task, adapted)
-    plain: Any = adapted.get_base_model()  # type: ignore[operator]
-    size = sum(part.numel() * part.element_size() for part in plain.parameters())
-    extra = sum(part.numel() * part.element_size() for name, part in plain.named_parameters() if ".lora_" in name)
+    saved, given, task, adapted = adapted_model(source, config, base_model, revision)
+    _, rows = inputs_to_compare(saved, given, task, adapted)
+    sizes = {name: part.numel() * part.element_size() for name, part in adapted.named_parameters()}
+    kept = sum(size for name, size in sizes.items() if ".lora_" not in name and ".original_module." not in name)
     return [
-        f"model        {saved.shown(config)}",
+        f"model        {saved.shown(given)}",
         f"compared on  {compared_on(rows)}",
-        f"would write  {folder}: {task.model_class}, about {(size - extra) / 1e6:,.1f} MB of weights",
+        f"would write  {folder}: {task.model_class}, about {kept / 1e6:,.1f} MB of weights",
     ]
 
 
 def adapted_model(
-    source: str | os.PathLike[str], base_model: str | None, revision: str | None
+    source: str | os.PathLike[str],
+    config: str | Path | Mapping[str, Any] | None,
+    base_model: str | None,
+    revision: str | None,
 ) -> tuple[Saved, Any, Task, nn.Module]:
     """An adapter, the configuration that starts from its base, the task, and the model: the adapter on its base."""
     saved = find(os.fspath(source), revision)
     if not saved.is_adapter:
         raise ConfigError(f"model: {saved.name} is no adapter but a whole model, so there is nothing to merge")
-    config = as_start(saved, settings_of(saved), base_model)
-    task = recall_task(saved, config, {})
-    return saved, config, task, load_model(saved, config, task)
+    bare = saved.run is None and config is None
+    given = as_start(saved, _of_itself(saved, base_model) if bare else settings_of(saved, config), base_model)
+    task = recall_task(saved, given, {})
+    adapted: Any = load_model(saved, given, task)
+    settings = adapted.active_peft_config
+    if settings.is_prompt_learning or settings.is_adaption_prompt:
+        raise ConfigError(
+            f"model: {saved.name} is an adapter of the kind {settings.peft_type.value}, which is put before the input "
+            "and not added to weights, so it cannot be merged; use it with PEFT"
+        )
+    return saved, given, task, adapted
+
+
+def _of_itself(saved: Saved, base_model: str | None) -> Any:
+    """The configuration of an adapter that no run made."""
+    base = base_of(saved, None, base_model)
+    try:
+        base.revision = resolve(base.model_name_or_path or "", base.revision, what="model.model_name_or_path")
+        return load(RunConfig, settings_for(saved.folder, saved.name, base, saved.settings))
+    except ConfigError as error:
+        raise about_base(saved, error) from error
 
 
 def compared_on(rows: int) -> str:
@@ -119,10 +150,10 @@ def check_out(out: str | Path) -> Path:
 def _write(merged: Any, saved: Saved, task: Task, temporary: Path) -> None:
     with quiet():
         merged.save_pretrained(temporary)
-    for path in saved.folder.iterdir():
-        if path.name in LEFT_BEHIND | {*OF_THE_RUN}:
-            continue
-        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary / path.name)
+    for name, path in model_files(saved.folder).items():
+        if name not in LEFT_BEHIND and ".safetensors" not in name:
+            (temporary / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, temporary / name)
     task.save_processing(temporary)  # beside an adapter of another library there may be no tokenizer
     if saved.run is not None:
         for name in OF_THE_RUN:
@@ -171,7 +202,8 @@ def outputs_of(model: nn.Module, task: Task, batch: dict[str, Tensor], rows: int
     if rows:
         return logits_of(model, task, batch)
     with without_gradients(model):
-        return model(**batch)[0].float()
+        found = [value for value in model(**batch).values() if isinstance(value, Tensor)]
+    return torch.cat([value.float().flatten() for value in found])
 
 
 def difference(before: Tensor, folder: Path, task: Task, batch: dict[str, Tensor], rows: int) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,13 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from pipeline.adapters import ADAPTER, brought, put_on, read_json, whole_tensors
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.hub_names import locate
 from pipeline.models import ModelConfig, from_checkpoint
-from pipeline.models.load import quiet
 from pipeline.prepare import start_model
 from pipeline.processes import Processes
 from pipeline.reach import resolve
@@ -31,7 +28,6 @@ from pipeline.stopping import StopRequest
 from pipeline.strategies import STRATEGIES
 from pipeline.tasks import Task
 
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FETCHED = ["*.json", "*.safetensors", "*.yaml", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a repository: no pickled weights, no code."""
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -59,7 +55,7 @@ class Saved:
     def settings(self) -> dict[str, Any]:
         """Its config.json; empty, when it has none."""
         path = self.folder / "config.json"
-        return _read_json(path) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     def shown(self, config: Any) -> str:
         """For people: where it is and what it is; `config` is that of `as_start`, with the commits found out."""
@@ -152,7 +148,7 @@ def base_of(saved: Saved, config: Any, base_model: str | None) -> ModelConfig:
         return ModelConfig(model_name_or_path=base_model)
     if config is not None and config.model.model_name_or_path is not None and saved.run is not None:
         return ModelConfig(model_name_or_path=config.model.model_name_or_path, revision=config.model.revision)
-    named = _read_json(saved.folder / ADAPTER)
+    named = read_json(saved.folder / ADAPTER)
     if not named.get("base_model_name_or_path"):
         raise ConfigError(f"base_model: {saved.name} is an adapter and does not say on what; name its base")
     return ModelConfig(model_name_or_path=named["base_model_name_or_path"], revision=named.get("revision"))
@@ -178,7 +174,7 @@ def ready(saved: Saved, config: Any, task: Task) -> None:
         use_processing(config, task)
         check_model(config, task)
     except ConfigError as error:
-        raise _about_base(saved, error) from error
+        raise about_base(saved, error) from error
 
 
 def load_model(saved: Saved, config: Any, task: Task) -> nn.Module:
@@ -195,13 +191,25 @@ def load_model(saved: Saved, config: Any, task: Task) -> nn.Module:
             new_parameters=None if task.head_modules else task.new_parameters,
         )
     else:
-        try:
-            base = start_model(config, task)
-        except ConfigError as error:
-            raise _about_base(saved, error) from error
-        model = put_on(base, saved)
+        model = put_on(_base_model(saved, config, task), saved.folder, saved.name)
     task.accept(model)
     return model.eval()
+
+
+def _base_model(saved: Saved, config: Any, task: Task) -> nn.Module:
+    """The base of an adapter. What it lacks, the adapter brings: a head drawn at random would be nobody's model."""
+    whole = brought(sorted(whole_tensors(saved.folder, saved.name)))
+    try:
+        return from_checkpoint(
+            config.model,
+            model_class=task.model_class,
+            model_kwargs=task.model_kwargs(),
+            tokenizer=task.tokenizer,
+            new_parameters=whole if task.head_modules else task.new_parameters,
+            seed=config.train.seed,
+        )
+    except ConfigError as error:
+        raise about_base(saved, error) from error
 
 
 def model_at_work(
@@ -240,37 +248,12 @@ def model_at_work(
     return model.eval()
 
 
-def put_on(base: nn.Module, saved: Saved) -> nn.Module:
-    """The adapter on its base. Raises ConfigError unless every tensor of the adapter has its place there."""
-    from peft import PeftModel, get_peft_model_state_dict  # costs seconds to import, and only adapters need it
-
-    weights = saved.folder / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        raise ConfigError(f"model: {saved.name} has an {ADAPTER} and no {ADAPTER_WEIGHTS} beside it")
-    try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is missing is said below
-            model = PeftModel.from_pretrained(base, str(saved.folder))
-        with safe_open(weights, framework="pt") as file:
-            stored = set(file.keys())
-    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ConfigError(f"model: the adapter {saved.name} does not go on its base: {said}") from error
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if strange := sorted(stored ^ wanted):
-        raise ConfigError(
-            f"model: the adapter {saved.name} was made for another base: {len(strange)} tensors have no counterpart, "
-            f"such as {strange[0]}; name its base with --base_model"
-        )
-    return model
-
-
-def _about_base(saved: Saved, error: ConfigError) -> ConfigError:
+def about_base(saved: Saved, error: ConfigError) -> ConfigError:
     """The same problems, where the start is the base of an adapter."""
     if not saved.is_adapter:
         return error
-    key = "model.model_name_or_path:"
-    of_base = [problem.replace(key, "base_model:") for problem in error.problems]
+    key, bringer = "model.model_name_or_path:", ("the task does not bring", "the adapter does not bring")
+    of_base = [problem.replace(key, "base_model:").replace(*bringer) for problem in error.problems]
     if of_base == error.problems:
         return error
     return ConfigError(
@@ -280,13 +263,3 @@ def _about_base(saved: Saved, error: ConfigError) -> ConfigError:
 
 def _at(name: str, commit: str | None) -> str:
     return f"{name} at {commit[:12]}" if commit else name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: holds no JSON object")
-    return found

@@ -66,15 +66,17 @@ def merge(
     source: Saved,
     *,
     out: Annotated[Path, Parameter(help="Folder of the merged model; it must be new.")],
+    config: Annotated[Path | None, Parameter(help="Of an adapter that does not say its task: one that does.")] = None,
     origin: Origin = ANYWHERE,
     dry_run: DryRun = False,
 ) -> None:
-    """Add the adapters of a LoRA run into its base: a plain model.
+    """Add adapters into their base: a plain model.
 
     graft merge runs/lora --out models/merged
 
-    Merged and unmerged model are compared on rows of the run; the largest difference is said.
+    Adapters of a LoRA run, or of PEFT alone. Merged and unmerged model are compared, on rows of the run where there are
+    any; the largest difference is said.
     """
     from pipeline.commands import merge_command
 
-    merge_command(source, out, origin, dry_run=dry_run)
+    merge_command(source, out, config, origin, dry_run=dry_run)

@@ -41,7 +41,9 @@ class MyMetric(evaluate.Metric):
 def make_folder(folder: Path) -> None:
     """Write `my.yaml` (the README's, and every other block that begins with `# NAME.yaml`) with a tiny model in place
     of the named one and two steps, `train`, `validation` and `test` files, `my_metric.py`, the recipes, and finished
-    runs: `runs/x`, `runs/full`, `runs/frozen` and `runs/a` of all weights, `runs/lora` and `runs/b` with adapters."""
+    runs: `runs/x`, `runs/full`, `runs/frozen` and `runs/a` of all weights, `runs/lora` and `runs/b` with adapters,
+    and `adapter`, which is what PEFT
+    alone would have written."""
     tiny_checkpoint(folder / "start", "bert", "AutoModelForMaskedLM", num_hidden_layers=6)
     for split, copies in {"train": 5, "validation": 2, "test": 2}.items():
         rows = [
@@ -75,3 +77,6 @@ def make_runs(folder: Path) -> None:
     lora(given, max_steps=2, train_batch_size=8, output_dir=str(folder / "runs" / "lora"))
     for name, like in {"x": "full", "frozen": "full", "a": "full", "b": "lora"}.items():
         shutil.copytree(folder / "runs" / like, folder / "runs" / name)
+    (folder / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(folder / "runs" / "lora" / "model" / name, folder / "adapter")

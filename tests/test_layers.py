@@ -20,6 +20,7 @@ LAYERS = [
     "reports",
     "predicting scoring merging",
     "saved",
+    "adapters",
     "last_words",
     "run",
     "session",

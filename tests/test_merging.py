@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -14,7 +13,6 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline import merging
 from pipeline.api import read_config, run_recipe
 from pipeline.errors import ConfigError
 from pipeline.merging import merge
@@ -115,11 +113,3 @@ def test_what_cannot_be_merged_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has an adapter_config.json and no adapter_model.safetensors"):
         merge(broken, tmp_path / "again")
     assert not (tmp_path / "again").exists()
-
-
-def test_an_adapter_of_another_library_needs_a_configuration(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run / "model", tmp_path / "adapter")
-    with pytest.raises(ConfigError, match="stands no config.yaml"):
-        merge(tmp_path / "adapter", tmp_path / "plain")
-    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["peft_type"] == "LORA"
-    assert merging.ROWS_TO_COMPARE == 4
