@@ -8,7 +8,15 @@ from difflib import get_close_matches
 from pipeline.safe_text import clean, masked
 
 
-class UserError(ValueError):
+class SaysAll:
+    """An error whose words say all: a notebook shows them, and not the way they came."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UserError(SaysAll, ValueError):
     """A mistake in what the user gave us. `problems` holds one sentence each; all are shown at once."""
 
     title = "problem"

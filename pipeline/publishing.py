@@ -18,7 +18,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from pipeline.config import load
-from pipeline.errors import ConfigError, DataError, UserError
+from pipeline.errors import ConfigError, DataError, SaysAll, UserError
 from pipeline.hub import HubConfig
 from pipeline.hub.cleaning import clean_json, clean_run, on_hub
 from pipeline.hub.files import MERGED, VOCABULARIES, left_out, model_files, refuse_secrets, run_files
@@ -34,7 +34,7 @@ from pipeline.yaml_file import read_mapping
 TEXTS = ("config.yaml", "manifest.json", "results.json", "data.json", "metrics.jsonl")
 
 
-class NotPushed(Exception):
+class NotPushed(SaysAll, Exception):
     """A push that did not come to its end; the run is whole, and `command` pushes it later."""
 
     exit_code = 1

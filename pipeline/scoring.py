@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ class Evaluation:
     """Split -> 95 % intervals of its metrics, with eval.bootstrap."""
     facts: dict[str, Any]
     """The rest of `evaluation.json`: the model with the commit that was read, the rows, versions and machine."""
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the table."""
+        return f"<pre>{escape(chr(10).join(self.lines()))}</pre>"
 
     def lines(self) -> list[str]:
         """A small table."""

@@ -9,17 +9,23 @@ from types import FrameType
 from typing import Any
 
 from pipeline import parent
+from pipeline.errors import SaysAll
 
 ECHO_SECONDS = 1.0
 """A terminal's Ctrl-C reaches a launched process twice, from the terminal and from the launcher."""
 
 
-class Stopped(Exception):
+class Stopped(SaysAll, Exception):
     """The run was asked to stop; what it had reached is saved."""
 
     exit_code = 143
     saved_step: int | None = None
     """The step that was saved; None when there was none to save, as before training."""
+
+    def __str__(self) -> str:
+        if self.saved_step is None:
+            return "stopped; there was nothing to save yet"
+        return f"stopped; saved at step {self.saved_step}; the same call goes on from there"
 
 
 class StopRequest:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.grid import Point, checked, plan
 from pipeline.launch import own_code
 from pipeline.lock import only_writer
 from pipeline.reports.sweep_table import SweepTable, tabulate
+from pipeline.reports.terminal import as_page
 from pipeline.stopping import StopRequest
 from pipeline.yaml_file import read_value, write_yaml
 
@@ -52,6 +54,10 @@ class Sweep:
             return {}
         row = next(row for row in self.table.rows if row["name"] == self.table.best()[0])
         return dict(row["settings"])
+
+    def _repr_html_(self) -> str:
+        ended = "<br>".join(escape(f"{name}: {status}") for name, status in self.status.items())
+        return ended if self.table is None else as_page(self.table)
 
     def print(self) -> None:
         """The table, where the best model is, and how to go on with what is left."""

@@ -34,6 +34,8 @@ def untouched() -> Iterator[None]:
     torch_settings, generators = _torch_settings(), _generators()
     try:
         with warnings.catch_warnings():
+            # torch's advice to keep what we keep, in every process of a notebook
+            warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
             yield
     finally:
         _set_generators(generators)

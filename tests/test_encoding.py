@@ -56,6 +56,9 @@ def test_every_task(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     data = read(config, data_of(config), StopRequest())
     ours = {Path(file) for file in ran if Path(file).is_relative_to(HOME)}
     assert ours and ours <= set(code_files(kind))
+    ran.clear()
+    read(config, data_of(config), StopRequest())
+    assert not ran, "rows that are kept were encoded again"
     if variant in SAID:
         batch = collate(data.task, data.splits["train"], np.arange(2), seed=0, epoch=0)
         pieces = data.task.show(batch, 1)

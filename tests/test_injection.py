@@ -174,6 +174,11 @@ def test_a_comparison_holds_only_our_own_tags_and_no_control_characters(hostile:
     said = console.export_text()
     assert driving(said) == []
     assert "[bold]" not in hostile or "[bold]" in said  # shown, not obeyed
+    in_notebook = comparison._repr_html_()
+    page = Page("")
+    page.feed(in_notebook)
+    assert driving(in_notebook) == [] and not page.other and not page.links
+    assert page.tags <= {"b", "br", "table", "tr", "th", "td"} and len(set(page.tables[0])) == 1
 
 
 @pytest.fixture(scope="module")

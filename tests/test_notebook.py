@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from pipeline import ConfigError, DataError, NotPushed, Stopped, finetune
 from tests.launched import environment
 from tests.synthetic import checkpoint_for, settings
 
@@ -56,3 +59,24 @@ def test_the_notebook_launcher_starts_two_processes(tmp_path: Path) -> None:
     two, one = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("run", "run-alone"))
     assert (two["world_size"], one["world_size"]) == (2, 1)
     assert "<table>" in done.stdout
+
+
+def shown(error: BaseException) -> str:
+    """What IPython shows of an error: it asks for this before it makes a traceback."""
+    return "\n".join(error._render_traceback_())  # type: ignore[attr-defined]
+
+
+def test_a_mistake_is_shown_in_its_own_words() -> None:
+    with pytest.raises(ConfigError) as caught:
+        finetune({"task": "causal_lm", "learning_rat": 1, "train_batch_size": "many"})
+    lines = shown(caught.value).splitlines()
+    assert lines[0] == "ConfigError: 2 configuration problems:" and "did you mean 'learning_rate'?" in lines[1]
+    assert shown(DataError("a.csv:2: text is empty")) == "DataError: a.csv:2: text is empty"
+    assert "to push it later: graft push" in shown(NotPushed("no network", "graft push runs/x"))
+
+
+def test_an_interrupted_cell_says_what_is_saved() -> None:
+    stopped = Stopped()
+    assert shown(stopped) == "Stopped: stopped; there was nothing to save yet"
+    stopped.saved_step = 26
+    assert shown(stopped) == "Stopped: stopped; saved at step 26; the same call goes on from there"

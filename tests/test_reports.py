@@ -63,6 +63,10 @@ def test_the_tables_carry_the_same_numbers(tmp_path: Path) -> None:
         line = next(line for line in terminal.splitlines() if line.split()[:1] == [run["name"]])
         assert line.replace("\xa0", " ").split() == " ".join(cells).replace("*", "").split()
     assert [cells[1] for cells in rows if "**" in cells[1]] == ["**2.129**"]
+    in_notebook = comparison._repr_html_()
+    assert re.findall(r"<tr><th>(\w+)</th><td>", in_notebook) == [row[0] for row in rows]
+    assert all(f"<td>{cell}</td>" in in_notebook for row in rows for cell in row[2:])
+    assert "<td><b>2.129</b></td>" in in_notebook
     assert "Best bits_per_byte on validation (lower is better): full, 2.129." in terminal
 
 

@@ -70,11 +70,15 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".: ")
 
 
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write a tokenizer; its files say nothing of where, and in which state of the network, it was loaded."""
-    # the last call's truncation stays in a tokenizer, and whether there was one depends on the cache of rows
+def forget_last_call(tokenizer: Any) -> None:
+    """Truncation and padding of the last call stay in a tokenizer; whether there was a call depends on the cache."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer; its files say nothing of where, and in which state of the network, it was loaded."""
+    forget_last_call(tokenizer)
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(folder)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import DataError
 from pipeline.reports.compare_figure import draw
 from pipeline.reports.read import Run, read_run
-from pipeline.reports.terminal import sample_text, show
+from pipeline.reports.terminal import as_page, sample_text, show
 from pipeline.reports.text import count, duration, fenced, markdown, markdown_table, memory, number, percent
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ class Comparison:
             *(fenced(sample_text(sample)) for sample in self.samples),
         ]
         return "\n\n".join(parts) + "\n"
+
+    def _repr_html_(self) -> str:
+        return as_page(self)
 
     def print(self, console: Console | None = None) -> None:
         """The table (two, where one is too wide), what it says, notes and samples, on a terminal."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.reports.compare import common_metrics, read_all
 from pipeline.reports.read import Run
-from pipeline.reports.terminal import show
+from pipeline.reports.terminal import as_page, show
 from pipeline.reports.text import MISSING, count, duration, markdown, markdown_table, number
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ class SweepTable:
         cells, way = self.cells(row), "higher" if self.greater_is_better else "lower"
         spread = f" ± {cells[2]} (mean and standard deviation of {row['count']} runs)" if cells[2] != MISSING else ""
         return f"Best {self.metric}, chosen on {CHOSEN_ON} ({way} is better): {' and '.join(best)}, {cells[1]}{spread}."
+
+    def _repr_html_(self) -> str:
+        return as_page(self)
 
     def print(self, console: Console | None = None) -> None:
         """The table, what it says and notes, on a terminal."""

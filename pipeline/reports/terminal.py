@@ -1,8 +1,9 @@
-"""A comparison on a terminal: numbers never wrap, names and headers do, and a wide table becomes two."""
+"""A comparison on a terminal and in a notebook: numbers never wrap, names and headers do; a wide table becomes two."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.safe_text import clean
@@ -55,6 +56,21 @@ def show(comparison: Shown, console: Console | None = None) -> None:
         console.print(Text(clean(f"Note: {note}"), style="yellow"))
     for sample in comparison.samples:
         console.print(Text("\n" + clean(sample_text(sample), keep_lines=True)))
+
+
+def as_page(comparison: Shown) -> str:
+    """The same for a notebook: title, table, what it says, notes."""
+    header = "".join(f"<th>{escape(clean(name).replace('_', ' '))}</th>" for name in comparison.header())
+    rows = []
+    for row in comparison.rows:
+        name, value, *rest = (escape(clean(cell)) for cell in comparison.cells(row))
+        value = f"<b>{value}</b>" if row["name"] in comparison.best() else value
+        rows.append(f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in (value, *rest))}</tr>")
+    said = [comparison.sentence(), *(f"Note: {note}" for note in comparison.notes)]
+    return (
+        f"<b>{escape(clean(comparison.title))}</b><table><tr>{header}</tr>{''.join(rows)}</table>"
+        f"{'<br>'.join(escape(clean(line)) for line in said)}"
+    )
 
 
 def widths(header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[int], room: int) -> list[int]:

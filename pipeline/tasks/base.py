@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.config import Section
 from pipeline.data import LABEL_KINDS, DataConfig, Kind
 from pipeline.data.settings import unread_columns
-from pipeline.models.tokenizer import save_tokenizer
+from pipeline.models.tokenizer import forget_last_call, save_tokenizer
 from pipeline.optim.rules import Rule
 from pipeline.tasks.padding import IGNORED as IGNORED
 from pipeline.tasks.padding import TOGETHER as TOGETHER
@@ -118,6 +118,7 @@ class Task:
 
     def processing(self) -> str:
         """All that `encode` depends on beside rows and settings, as text: the key of the cache of encoded rows."""
+        forget_last_call(self.tokenizer)
         special = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items()}
         return f"{self.tokenizer.backend_tokenizer.to_str()}{special}"
 
