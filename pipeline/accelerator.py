@@ -36,8 +36,8 @@ def make_accelerator(
     device = available_device()
     check_devices(device)
     precision = resolve_precision(mixed_precision, device)
-    # The state is global and keeps its first precision; a second run in one process may want another.
-    AcceleratorState._reset_state()
+    # The state is global and keeps its first precision and device; a second run in one process may want others.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     with patch_environment(ACCELERATE_USE_FSDP="false"):  # pipeline/sharding.py shards, the same way on every device
         accelerator = _make(device, precision, log_with, project_dir, timeout_seconds)
     check_world(accelerator)

@@ -117,11 +117,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         GOEMOTIONS,
         GOEMOTIONS_REFERENCE,
     ),
-    "goemotions_10_epochs": (
-        "finetune",
-        {**GOEMOTIONS, "num_train_epochs": 10, "train_batch_size": 128, "learning_rate": 5e-4},
-        GOEMOTIONS_REFERENCE,
-    ),
+    "goemotions_rate_1e-04": ("finetune", {**GOEMOTIONS, "learning_rate": 1e-4}, GOEMOTIONS_REFERENCE),
     "wnut17_full": (
         "finetune",
         {**WNUT17, "learning_rate": 2e-4},
