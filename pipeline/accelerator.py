@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import gc
 import os
 import shlex
 from functools import cache
@@ -64,8 +65,12 @@ def _make(
 
 
 def leave_together() -> None:
-    """Close the process group before Python takes its threads apart, which now and then aborted a finished process."""
+    """Close the process group before Python takes its threads apart, which now and then aborted a finished process.
+
+    A data-parallel model holds on to the group, and what is left of a run holds on to the model.
+    """
     if torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
