@@ -39,7 +39,7 @@ class EvalConfig(Section):
     eval_batch_size: int | None = Field(None, ge=1)
     """Rows per process in one forward pass; unset: the training micro-batch."""
     metrics: list[str] = []
-    """Metrics beside the task's own: a name, `./my_metric.py`, or `hub:user/name`."""
+    """Metrics beside the task's own: a name, `./my_metric.py`, or `hub:user/name` (with `@revision`)."""
     metric_for_best_model: str | None = None
     """unset: the task's main metric."""
     greater_is_better: bool | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.api import RECIPES, read_config
 from pipeline.config import load, saying_where
 from pipeline.errors import ConfigError, UserError, nearest
+from pipeline.hub_names import HUB_METRIC
 from pipeline.prepare import check_settings
 from pipeline.reading import read
 from pipeline.reports.read import parse_object
@@ -217,6 +218,7 @@ def _with_state(point: Point, fingerprints: Mapping[str, str]) -> Point:
     for section, key in REVISIONS:
         if vars(vars(point.config)[section])[key] is None:
             setattr(vars(there)[section], key, None)  # the commit that the run began with, and goes on with
+    there.eval.metrics = [_as_asked(metric, point.config.eval.metrics) for metric in there.eval.metrics]
     before, now = (_identity(config) for config in (there, point.config))
     differ = [f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in now if before.get(key) != now[key]]
     manifest = _manifest(folder)
@@ -230,6 +232,12 @@ def _with_state(point: Point, fingerprints: Mapping[str, str]) -> Point:
     done = manifest.get("status") == "finished" and (folder / "results.json").is_file()
     same = done and _comparable(there) == _comparable(point.config) and manifest.get("recipe") == point.recipe
     return Point(**{**vars(point), "state": "finished" if same else "half-finished"})
+
+
+def _as_asked(metric: str, asked: Sequence[str]) -> str:
+    """A metric of the hub without its commit, where it was asked for without one."""
+    name = metric.partition("@")[0]
+    return name if name.startswith(HUB_METRIC) and name in asked else metric
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from pipeline.errors import ConfigError, nearest
 from pipeline.files import write_text
 from pipeline.safe_text import masked
 
+HUB_METRIC = "hub:"
+"""What a metric of the hub begins with: `hub:user/name`, or `hub:user/name@revision`."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LOST: type[Exception] = HfHubHTTPError.__mro__[1]
 """What the hub's client raises when a connection fails: httpx's HTTPError, or httpx2's from huggingface_hub 2 on."""
@@ -39,7 +41,7 @@ class Asked:
     revision: str | None = None
     """Branch, tag or commit; None is the newest."""
     kind: str = "model"
-    """`model` or `dataset`."""
+    """`model`, `dataset` or `space`, which a metric is."""
     revision_key: str = "model.revision"
     needed: bool = True
     """Whether it is a problem when it is not there."""
@@ -69,6 +71,14 @@ def check_dataset_name(name: str, *, what: str) -> None:
             f"{what}: {name} cannot be a dataset of the hub; expected a name such as stanfordnlp/sst2, or use "
             "train_file for files"
         )
+
+
+def metric_on_hub(metric: str) -> tuple[str, str | None]:
+    """Repository and revision of `hub:user/name@revision`. Raises ConfigError when the hub can have no such metric."""
+    name, _, revision = metric.removeprefix(HUB_METRIC).partition("@")
+    if not is_hub_id(name) or "/" not in name:
+        raise ConfigError(f"eval.metrics: {metric} cannot be a metric of the hub; expected hub:user/name")
+    return name, revision or None
 
 
 def is_hub_id(name: str) -> bool:
@@ -114,8 +124,9 @@ def _cache_of(name: str, kind: str) -> Path:
 def not_cached(one: Asked) -> str:
     """What to do about a model that is needed and not there."""
     revision = f" (revision {one.revision})" if one.revision else ""
+    local = f" is no local folder{near(Path(one.name))} and" if one.kind == "model" else ""
     return (
-        f"{one.key}: {one.name}{revision} is no local folder{near(Path(one.name))} and is not in the local cache "
+        f"{one.key}: {one.name}{revision}{local} is not in the local cache "
         f"({constants.HF_HUB_CACHE}), and the hub is not reached; download it once with network access, or give a "
         "local folder"
     )

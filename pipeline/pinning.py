@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import reach
 from pipeline.data import commit_in_cache, datasets_are_offline
 from pipeline.errors import ConfigError
-from pipeline.hub_names import COMMIT, Asked, check_dataset_name
+from pipeline.hub_names import COMMIT, HUB_METRIC, Asked, check_dataset_name, metric_on_hub
 from pipeline.processes import Processes
 
 logger = logging.getLogger("graft")
@@ -29,7 +29,7 @@ class Pin:
 
 
 Pins = dict[str, Pin]
-"""By what it is: `model`, `tokenizer` or `dataset`."""
+"""By what it is: `model`, `tokenizer`, `dataset`, or `metric` with its name as it was asked for."""
 SETTINGS = {
     "model": ("model", "model_name_or_path", "revision"),
     "config": ("model", "config", "revision"),
@@ -61,9 +61,34 @@ def pin(config: Any, processes: Processes | None = None) -> Pins:
         reach.answers()
     pins = {what: Pin(**pin) for what, pin in found["pins"].items()}
     for what, made in pins.items():
-        section, _, revision = SETTINGS[what]
-        setattr(vars(config)[section], revision, made.commit or made.asked)
+        if what in SETTINGS:
+            section, _, revision = SETTINGS[what]
+            setattr(vars(config)[section], revision, made.commit or made.asked)
+    config.eval.metrics = [_at_commit(metric, pins) for metric in config.eval.metrics]
     return pins
+
+
+def pin_metrics(config: Any) -> None:
+    """Put the commit behind the name of every metric of the hub: what is evaluated alone takes nothing else from it."""
+    names = _metrics(config)
+    commits = reach.resolve_all(list(names.values()))
+    pins = {what: Pin(one.name, one.revision, commits[one.key]) for what, one in names.items()}
+    config.eval.metrics = [_at_commit(metric, pins) for metric in config.eval.metrics]
+
+
+def _at_commit(metric: str, pins: Pins) -> str:
+    pin = pins.get(f"metric {metric}")
+    return metric if pin is None else f"{HUB_METRIC}{pin.name}@{pin.commit}"
+
+
+def _metrics(config: Any) -> dict[str, Asked]:
+    """The metrics of the hub, which are spaces there."""
+    found = {}
+    for metric in config.eval.metrics:
+        if metric.startswith(HUB_METRIC):
+            name, revision = metric_on_hub(metric)
+            found[f"metric {metric}"] = Asked(f"eval.metrics: {metric}", name, revision, "space", "eval.metrics")
+    return found
 
 
 def asked_of(config: Any) -> dict[str, Asked]:
@@ -79,7 +104,7 @@ def asked_of(config: Any) -> dict[str, Asked]:
             wanted = config.model.revision
         kind = "dataset" if what == "dataset" else "model"
         found[what] = Asked(f"{section}.{name}", value, wanted, kind, f"{section}.{revision}")
-    return found
+    return found | _metrics(config)
 
 
 def _is_file(name: str) -> bool:

@@ -134,6 +134,7 @@ class Problem:
 def _is_folder(one: Asked) -> bool:
     if one.kind == "dataset":
         check_dataset_name(one.name, what=one.key)
+    if one.kind != "model":
         return False
     is_folder = Path(locate(one.name, what=one.key)).is_dir()
     if is_folder and one.revision is not None:
@@ -156,12 +157,13 @@ def _ask_all(asked: Sequence[Asked]) -> list[str | Problem | None]:
 def _ask(one: Asked, deadline: float) -> str | Problem | None:
     """Ask the hub for one name; again while it answers with a passing error, and once after a lost connection."""
     api = huggingface_hub.HfApi()
-    about: Callable[..., Any] = api.dataset_info if one.kind == "dataset" else api.model_info
+    found: dict[str, Callable[..., Any]] = {"dataset": api.dataset_info, "space": api.space_info}
+    about, expand = found.get(one.kind, api.model_info), ["sha", *(["gated"] if one.kind != "space" else [])]
     lost = False
     while True:
         try:
-            info = about(one.name, revision=one.revision, timeout=PROBE_SECONDS, expand=["sha", "gated"])
-            if info.gated:  # everyone sees that it is there; its files are another matter
+            info = about(one.name, revision=one.revision, timeout=PROBE_SECONDS, expand=expand)
+            if one.kind != "space" and info.gated:  # everyone sees that it is there; its files are another matter
                 api.auth_check(one.name, repo_type=one.kind)
             return str(info.sha)
         except HfHubHTTPError as error:

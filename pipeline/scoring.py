@@ -21,7 +21,9 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation import evaluate as score
 from pipeline.evaluation import metric_settings
 from pipeline.files import check_place
+from pipeline.hub_names import HUB_METRIC
 from pipeline.manifest import describe_machine, write_json
+from pipeline.pinning import pin_metrics
 from pipeline.processes import Processes
 from pipeline.reading import check_metrics, refuse_unscorable
 from pipeline.run import strict
@@ -104,6 +106,7 @@ def evaluate(
         "model": saved.describe(),
         "task": given.task.name,
         "metric_settings": metric_settings(metrics),
+        "metrics_of_the_hub": [name for name in started.eval.metrics if name.startswith(HUB_METRIC)],
         "label_names": list(task.model_kwargs().get("id2label", {}).values()),
         "notes": task.notes(),
         "data": {split: {"rows": len(part), "fingerprint": job.prints[split]} for split, part in rows.items()},
@@ -162,6 +165,7 @@ def prepare(
 ) -> Work:
     """Rows and features of a saved model's evaluation. Raises ConfigError or DataError; no weight is read."""
     config = as_start(saved, given, base_model)
+    pin_metrics(config)
     rows = _rows(config, datasets, stop)
     task = recall_task(saved, config, rows)
     metrics = check_metrics(config, task, scored=True)

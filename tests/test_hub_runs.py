@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def push(folder: Path, *, seed: int = 0, rows: list[dict[str, Any]] = ROWS) -> None:
-    """A private encoder and a private dataset, by the plain clients."""
+def push(folder: Path, hub: Hub, *, seed: int = 0, rows: list[dict[str, Any]] = ROWS) -> None:
+    """A private encoder and a private dataset, by the plain clients, and a private metric, another for each seed."""
+    hub.add("owner/share", {"share.py": METRIC + f"# {seed}".encode() + seed * LATER}, kind="space", private=True)
     tiny_checkpoint(folder, "bert", "AutoModelForMaskedLM", seed=seed)
     AutoModelForMaskedLM.from_pretrained(folder).push_to_hub("owner/encoder", private=True)
     AutoTokenizer.from_pretrained(folder).push_to_hub("owner/encoder")
@@ -51,8 +53,7 @@ def push(folder: Path, *, seed: int = 0, rows: list[dict[str, Any]] = ROWS) -> N
 
 @pytest.fixture
 def pushed(hub: Hub, tmp_path: Path) -> Hub:
-    push(tmp_path / "encoder")
-    hub.add("owner/share", {"share.py": METRIC}, kind="space")
+    push(tmp_path / "encoder", hub)
     hub.requests.clear()
     return hub
 
@@ -60,7 +61,8 @@ def pushed(hub: Hub, tmp_path: Path) -> Hub:
 def heads(hub: Hub) -> dict[str, str]:
     """Where main is now."""
     names = {"model": "owner/encoder", "dataset": "owner/reviews"}
-    return {kind: hub.repository(name, kind=kind).at("main").sha for kind, name in names.items()}
+    found = {kind: hub.repository(name, kind=kind).at("main").sha for kind, name in names.items()}
+    return {**found, "metric hub:owner/share": hub.repository("owner/share", kind="space").at("main").sha}
 
 
 def commits(run: Path) -> dict[str, str]:
@@ -69,6 +71,12 @@ def commits(run: Path) -> dict[str, str]:
 
 def weights(run: Path) -> bytes:
     return (run / "model" / "model.safetensors").read_bytes()
+
+
+LATER = b"""
+    def _compute(self, predictions, references):
+        return {"share": -1.0}
+"""
 
 
 def changed(**sections: dict[str, Any]) -> dict[str, Any]:
@@ -80,9 +88,12 @@ def test_a_run_takes_one_commit_of_each_and_writes_it_down(pushed: Hub, tmp_path
     assert run.metrics["share"] == run.metrics["accuracy"]
     assert commits(tmp_path / "run") == heads(pushed)
     saved, _ = read_yaml(tmp_path / "run" / "config.yaml")
-    assert {"model": saved["model"]["revision"], "dataset": saved["data"]["dataset_revision"]} == heads(pushed)
-    assert len(pushed.asked("expand=sha")) == 2, "each name is asked for once"
-    of_names = pushed.asked("owner/(encoder|reviews)/(resolve|revision|tree)")
+    (metric,) = saved["eval"]["metrics"]
+    assert [saved["model"]["revision"], saved["data"]["dataset_revision"], metric.partition("@")[2]] == [
+        *heads(pushed).values()
+    ]
+    assert len(pushed.asked("expand=sha")) == 3, "each name is asked for once"
+    of_names = pushed.asked("owner/(encoder|reviews|share)/(resolve|revision|tree)")
     assert of_names and all(any(commit in request for commit in heads(pushed).values()) for request in of_names)
     rows = {split: tmp_path / f"{split}.jsonl" for split in ("train", "validation")}
     for split, path in rows.items():
@@ -98,7 +109,7 @@ def test_a_branch_that_moves_does_not_move_a_run(pushed: Hub, tmp_path: Path, ca
     longer = changed(train={"max_steps": 4})
     for given, name in ((SETTINGS, "before"), (longer, "before"), (SETTINGS, "resumed")):
         finetune(given, output_dir=str(tmp_path / name))
-    push(tmp_path / "other", seed=1, rows=ROWS[::-1])
+    push(tmp_path / "other", pushed, seed=1, rows=ROWS[::-1])
     assert not set(at_first.values()) & set(heads(pushed).values())
     caplog.clear()
     finetune(longer, output_dir=str(tmp_path / "resumed"))
@@ -109,19 +120,22 @@ def test_a_branch_that_moves_does_not_move_a_run(pushed: Hub, tmp_path: Path, ca
         for key, name, kind in (
             ("model.revision", "owner/encoder", "model"),
             ("data.dataset_revision", "owner/reviews", "dataset"),
+            ("eval.metrics", "owner/share", "metric hub:owner/share"),
         )
     ]
     assert commits(tmp_path / "resumed") == at_first
+    scores = re.findall(r'share": (-?[\d.]+)', (tmp_path / "resumed" / "metrics.jsonl").read_text())
+    assert len(scores) >= 2 and "-1.0" not in scores
     assert weights(tmp_path / "resumed") == weights(tmp_path / "before")
-    finetune({**longer, "checkpoint": {"resume": "never"}}, output_dir=str(tmp_path / "resumed"))
-    assert commits(tmp_path / "resumed") == heads(pushed)
+    again = finetune({**longer, "checkpoint": {"resume": "never"}}, output_dir=str(tmp_path / "resumed"))
+    assert commits(tmp_path / "resumed") == heads(pushed) and again.metrics["share"] == -1.0
 
 
 def test_without_network_the_cache_gives_the_same_commits(pushed: Hub, tmp_path: Path) -> None:
     """Also when a newer commit is in the cache, and the run goes on that began with the older one."""
     at_first = heads(pushed)
     finetune(SETTINGS, output_dir=str(tmp_path / "first"))
-    push(tmp_path / "other", seed=1, rows=ROWS[::-1])
+    push(tmp_path / "other", pushed, seed=1, rows=ROWS[::-1])
     finetune(SETTINGS, output_dir=str(tmp_path / "second"))
     pushed.requests.clear()
     go_offline()
@@ -145,7 +159,7 @@ def test_a_stream_of_a_branch_is_read_at_one_commit(
         "train": {"max_steps": 2, "train_batch_size": 2, "train_sampling_strategy": "sequential"},
     }
     pretrain(given, output_dir=str(tmp_path / "resumed"))
-    push(tmp_path / "other", rows=ROWS[::-1])
+    push(tmp_path / "other", pushed, rows=ROWS[::-1])
     given["train"] = {**given["train"], "max_steps": 4}
     pretrain(given, output_dir=str(tmp_path / "resumed"))
     found = commits(tmp_path / "resumed")
@@ -176,7 +190,7 @@ def test_two_processes_ask_once_and_a_refusal_is_one_sentence(pushed: Hub, tmp_p
     pushed.requests.clear()
     done = graft(OWNER)
     assert done.returncode == 0, done.stderr
-    assert commits(tmp_path / "runs" / "my") == heads(pushed) and len(pushed.asked("expand=sha")) == 2
+    assert commits(tmp_path / "runs" / "my") == heads(pushed) and len(pushed.asked("expand=sha")) == 3
     assert OWNER not in done.stdout + done.stderr
     assert not [
         path for path in (tmp_path / "runs").rglob("*") if path.is_file() and OWNER.encode() in path.read_bytes()
@@ -192,5 +206,6 @@ def test_who_may_not_read_is_told_before_anything_is_loaded(
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [
         "model.model_name_or_path",
         "data.dataset_name",
+        "eval.metrics",
     ]
     assert not pushed.asked("resolve") and OTHER not in str(caught.value)

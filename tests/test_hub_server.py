@@ -93,7 +93,7 @@ def test_datasets_are_pushed_and_loaded(hub: Hub) -> None:
 
 def test_a_metric_of_a_space(hub: Hub) -> None:
     hub.add("owner/share", {"share.py": METRIC}, kind="space")
-    metric = from_hub("owner/share", {})
+    metric = from_hub("hub:owner/share", {})
     assert metric.compute(predictions=[1, 0, 1, 1], references=[1, 0, 0, 1]) == {"share": 0.75}
 
 

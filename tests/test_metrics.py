@@ -279,22 +279,10 @@ def test_a_metric_that_is_not_there(tmp_path: Path) -> None:
         load_metric("acuracy")
 
 
-def test_a_hub_metric_fails_without_trying_the_network_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
-
-    def absent(name: str, **settings: Any) -> None:
-        seen.append(evaluate.config.HF_EVALUATE_OFFLINE)
-        raise FileNotFoundError(name)
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", False)
-    with pytest.raises(ConfigError, match="cannot load hub:nobody/nothing: offline mode is on"):
+def test_a_hub_metric_fails_without_trying_the_network_when_offline() -> None:
+    with pytest.raises(ConfigError, match="metric: nobody/nothing is not in the local cache .* the hub is not reached"):
         load_metric("hub:nobody/nothing")
-    monkeypatch.setattr("evaluate.load", absent)
-    with pytest.raises(ConfigError, match="offline mode is on"):
-        load_metric("hub:nobody/nothing")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("pipeline.metrics.loading.why_offline", lambda: "")
-    with pytest.raises(ConfigError, match="the hub has no such metric"):
-        load_metric("hub:nobody/nothing")
-    assert seen == [True, False] and evaluate.config.HF_EVALUATE_OFFLINE is False
+    with pytest.raises(ConfigError, match="metric: hub:nobody/nothing@a{40} cannot be read from the hub"):
+        load_metric(f"hub:nobody/nothing@{'a' * 40}")
+    with pytest.raises(ConfigError, match="hub:nothing cannot be a metric of the hub; expected hub:user/name"):
+        load_metric("hub:nothing")

@@ -207,8 +207,9 @@ def test_a_hub_metric_loads_only_by_its_explicit_name(
             load_metric(name)
     assert asked == [] and caplog.text == ""
     caplog.set_level(logging.WARNING)
-    assert load_metric("hub:user/name") == "loaded"
-    assert asked == ["user/name"] and "hub:user/name runs Python code of the hub repository user/name" in caplog.text
+    with pytest.raises(ConfigError, match="user/name is not in the local cache"):
+        load_metric("hub:user/name")
+    assert asked == [] and "hub:user/name runs Python code of the hub repository user/name" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json"])

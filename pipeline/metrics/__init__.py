@@ -58,7 +58,8 @@ METRICS: dict[str, type[LocalMetric]] = {
 
 
 def load_metric(name: str, **settings: object) -> evaluate.Metric:
-    """A new metric: a name of `METRICS`, `./my_metric.py` or its folder, `hub:user/name`, or `my_module:MyMetric`.
+    """A new metric: a name of `METRICS`, `./my_metric.py` or its folder, `hub:user/name` (with
+    `@revision`), or `my_module:MyMetric`.
 
     `settings` go to the metric's constructor. Raises ConfigError for what cannot be found. A file or a hub metric is
     code, and it runs with your rights.

@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import evaluate
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from pipeline.config import resolve
 from pipeline.errors import ConfigError
-from pipeline.reach import why_offline
+from pipeline.hub_names import COMMIT, HUB_METRIC, metric_on_hub
+from pipeline.reach import resolve as resolve_commit
 
 logger = logging.getLogger(__name__)
-HUB = "hub:"
 
 
 def load(name: str, registry: Mapping[str, type[Any]], settings: Mapping[str, Any]) -> evaluate.Metric:
     """See `pipeline.metrics.load_metric`."""
     settings = {"keep_in_memory": True, **settings}
-    if name.startswith(HUB):
-        return from_hub(name.removeprefix(HUB), settings)
+    if name.startswith(HUB_METRIC):
+        return from_hub(name, settings)
     if name.endswith(".py") or "/" in name or os.sep in name:
         return from_path(Path(name).expanduser(), settings)
     return resolve(registry, name, what="metric")(**settings)
@@ -51,24 +53,23 @@ def from_path(path: Path, settings: Mapping[str, Any]) -> evaluate.Metric:
     return found[0](**settings)
 
 
-def from_hub(name: str, settings: Mapping[str, Any]) -> evaluate.Metric:
-    """`evaluate.load`, which finds what the cache holds when the hub cannot be reached."""
-    logger.warning("metric %s%s runs Python code of the hub repository %s", HUB, name, name)
-    before = evaluate.config.HF_EVALUATE_OFFLINE
-    offline = "offline mode" if before else why_offline()
-    # evaluate does not look at HF_HUB_OFFLINE and would try the network for seconds.
-    evaluate.config.HF_EVALUATE_OFFLINE = bool(offline)
-    # Or it tells a counter at s3.amazonaws.com the name of the metric, of a private one on a hub of your own too.
-    evaluate.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+def from_hub(metric: str, settings: Mapping[str, Any]) -> evaluate.Metric:
+    """The metric of a space of the hub, from the cache when the hub cannot be reached; `hub:user/name@revision`.
+
+    It is fetched by the hub's own client, with the user's token and by commit, which `evaluate.load` of a name is not.
+    """
+    name, revision = metric_on_hub(metric)
+    logger.warning("metric %s runs Python code of the hub repository %s", metric, name)
+    if not COMMIT.fullmatch(revision or ""):
+        revision = resolve_commit(name, revision, what="metric", kind="space", revision_key="metric")
     try:
-        return evaluate.load(name, **settings)
-    except (ImportError, OSError) as error:
-        reason = f"the hub has no such metric, or it needs a missing package ({error})"
-        if offline == "offline mode":
-            reason = "offline mode is on and it is not in the cache; unset HF_HUB_OFFLINE and HF_EVALUATE_OFFLINE"
-            reason += " to fetch it"
-        elif offline:
-            reason = "the hub is not reached and it is not in the cache; fetch it once with network access"
-        raise ConfigError(f"metric: cannot load {HUB}{name}: {reason}") from error
-    finally:
-        evaluate.config.HF_EVALUATE_OFFLINE = before
+        folder = Path(snapshot_download(name, repo_type="space", revision=revision, allow_patterns="*.py"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ConfigError(f"metric: {metric} cannot be read from the hub: {str(error).splitlines()[0]}") from error
+    file = folder / f"{name.rpartition('/')[2]}.py"
+    if not file.is_file():
+        raise ConfigError(f"metric: {metric} is a space of the hub without {file.name}, so it is no metric")
+    try:
+        return evaluate.load(str(file), **settings)
+    except ImportError as error:
+        raise ConfigError(f"metric: {metric} needs a package that is not installed ({error})") from error
