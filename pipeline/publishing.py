@@ -137,7 +137,7 @@ def stage(run_dir: Path, config: HubConfig, name: str, kind: Kind) -> Iterator[S
         root = merged if kind == "merged" else model
         (run / "model").symlink_to(root)
         base = config.hub_base_model_id
-        write_card(run, name, hub_base_model_id=base, merged=kind == "both")
+        write_card(run, name, hub_revision=config.hub_revision, hub_base_model_id=base, merged=kind == "both")
         files = _cleaned(model_files(root), Path(temporary, "texts"), base)
         if kind == "both":
             more = _cleaned(model_files(merged), Path(temporary, "merged-texts"), base)

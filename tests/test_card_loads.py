@@ -20,6 +20,7 @@ from pipeline.api import read_config
 from pipeline.evaluation import collate
 from pipeline.export import logits_of
 from pipeline.prepare import prepare
+from pipeline.publishing import push
 from pipeline.reports import write_card
 from pipeline.run import train
 from pipeline.strategies import STRATEGIES
@@ -151,6 +152,31 @@ def test_a_card_loads_its_model_from_a_hub(
         assert ModelCard.load("owner/local").data.base_model is None
         monkeypatch.chdir(start_of(run).parent)
         assert_same(executed(python_of(card)[0]), run)
+
+
+@pytest.mark.parametrize(
+    ("task", "strategy"),
+    [("text_classification", None), ("embedding", None), ("multiple_choice", "lora"), ("image_classification", None)],
+)
+def test_a_card_on_a_branch_loads_from_that_branch(
+    task: str, strategy: str | None, runs: Runs, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapter, merged model and whole models; main is empty."""
+    run = runs[task, strategy]
+    hub.add("owner/start", files_of(start_of(run)))
+    push(
+        run.folder,
+        "owner/it",
+        hub_revision="trial",
+        hub_base_model_id="owner/start",
+        hub_push="both" if strategy else "auto",
+    )
+    card = tmp_path / "card.md"
+    card.write_bytes(hub.files("owner/it", "trial")["README.md"])
+    assert "config.json" not in hub.files("owner/it")
+    monkeypatch.chdir(tmp_path)
+    for code in python_of(card):
+        assert_same(executed(code), run)
 
 
 def write_merged(run: Finished, folder: Path) -> None:

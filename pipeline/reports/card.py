@@ -40,17 +40,19 @@ def write_card(
     run_dir: str | Path,
     hub_model_id: str | None = None,
     *,
+    hub_revision: str | None = None,
     hub_base_model_id: str | None = None,
     merged: bool = False,
 ) -> Path:
     """Write `README.md` (and `.eval_results/` for a benchmark of the hub) into the run folder; returns the card's path.
 
-    `hub_model_id` is where the model will be pushed, `hub_base_model_id` where its start model is on the hub when the
-    run started from a local copy, and `merged` says that the repository also holds the merged model, in `merged/`.
+    `hub_model_id` is where the model will be pushed, to the branch `hub_revision`, `hub_base_model_id` where its start
+    model is on the hub when the run started from a local copy, and `merged` says that the repository also holds the
+    merged model, in `merged/`.
     Raises DataError when the folder is incomplete. No path of this machine gets into the card.
     """
     run = read_run(run_dir)
-    text = masked(card_of(run, hub_model_id, hub_base_model_id, merged=merged))
+    text = masked(card_of(run, hub_model_id, hub_revision, hub_base_model_id, merged=merged))
     for name, content in metadata.eval_results(run).items():
         (run.folder / name).parent.mkdir(exist_ok=True)
         (run.folder / name).write_text(content, encoding="utf-8")
@@ -59,7 +61,9 @@ def write_card(
     return path
 
 
-def card_of(run: Run, hub_model_id: str | None, hub_base_model_id: str | None, *, merged: bool) -> str:
+def card_of(
+    run: Run, hub_model_id: str | None, hub_revision: str | None, hub_base_model_id: str | None, *, merged: bool
+) -> str:
     """The text of the card, from the files of the run folder alone."""
     environment = jinja2.Environment(
         finalize=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -69,8 +73,8 @@ def card_of(run: Run, hub_model_id: str | None, hub_base_model_id: str | None, *
     results, parameters = run.results, run.results["parameters"]
     name = hub_model_id.split("/")[-1] if hub_model_id else run.folder.resolve().name
     base, settings = base_of(run, hub_base_model_id), settings_of(run)
-    loading = how_to_load(run, base, hub_model_id)
-    merged_lines = how_to_load_merged(run, hub_model_id) if merged and hub_model_id else ""
+    loading = how_to_load(run, base, hub_model_id, hub_revision)
+    merged_lines = how_to_load_merged(run, hub_model_id, hub_revision) if merged and hub_model_id else ""
     command = command_of(run)
     needs_base = is_adapter(run) and hub_model_id and base and not base.is_hub_id
     text = template.render(

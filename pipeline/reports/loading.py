@@ -39,12 +39,13 @@ def is_for_sentences(run: Run) -> bool:
     return (model_folder(run) / "modules.json").is_file()
 
 
-def how_to_load(run: Run, base: Base | None, hub_model_id: str | None) -> str:
+def how_to_load(run: Run, base: Base | None, hub_model_id: str | None, hub_revision: str | None = None) -> str:
     """Python that loads the saved model, from the run folder's parent or from the hub; empty when nothing says how.
 
-    `base` is what an adapter is put on. Names are written with `repr`, so they cannot end the string they are in.
+    `base` is what an adapter is put on; `hub_revision` is the branch where the model is, when that is not main. Names
+    are written with `repr`, so they cannot end the string they are in.
     """
-    where = repr(clean(hub_model_id or f"{run.folder.resolve().name}/model"))
+    where = arguments(hub_model_id, hub_revision) if hub_model_id else repr(clean(f"{run.folder.resolve().name}/model"))
     pushed_without_base = hub_model_id is not None and base is not None and not base.is_hub_id
     if is_for_sentences(run) and not (is_adapter(run) and pushed_without_base):
         return sentences(where)
@@ -53,13 +54,19 @@ def how_to_load(run: Run, base: Base | None, hub_model_id: str | None) -> str:
     return whole(run, where)
 
 
-def how_to_load_merged(run: Run, hub_model_id: str) -> str:
+def arguments(hub_model_id: str, hub_revision: str | None) -> str:
+    """What stands between the brackets of all that load from a hub."""
+    branch = f", revision={clean(hub_revision)!r}" if hub_revision else ""
+    return f"{clean(hub_model_id)!r}{branch}"
+
+
+def how_to_load_merged(run: Run, hub_model_id: str, hub_revision: str | None = None) -> str:
     """Python that loads `merged/`, the whole model beside the adapter in a pushed repository.
 
     The folder is fetched first: in a repository that is an adapter, `from_pretrained(..., subfolder="merged")` of
     transformers 5.23 looks for the adapter's weights in it.
     """
-    fetch = f"where = snapshot_download({clean(hub_model_id)!r}, allow_patterns='merged/*') + '/merged'"
+    fetch = f"where = snapshot_download({arguments(hub_model_id, hub_revision)}, allow_patterns='merged/*') + '/merged'"
     lines = sentences("where") if is_for_sentences(run) else whole(run, "where")
     imports, _, rest = lines.partition("\n\n")
     return f"from huggingface_hub import snapshot_download\n{imports}\n\n{fetch}\n{rest}" if lines else ""
@@ -106,11 +113,11 @@ def adapter(run: Run, base: Base | None, where: str, pushed_without_base: bool) 
     if (model_folder(run) / "config.json").is_file():
         names.add("AutoConfig")
         options.append(f"config=AutoConfig.from_pretrained({where})")
-    arguments = "".join(f"    {one},\n" for one in options)
+    more = "".join(f"    {one},\n" for one in options)
     return (
         f"from peft import {', '.join(sorted(from_peft))}\n"
         f"from transformers import {', '.join(sorted(names))}\n\n"
-        f"base = {auto}.from_pretrained(\n    {start},{remark}\n{arguments})\n"
+        f"base = {auto}.from_pretrained(\n    {start},{remark}\n{more})\n"
         f"model = PeftModel.from_pretrained(base, {where})\n"
         f"{word} = {kind}.from_pretrained({where})"
     )
