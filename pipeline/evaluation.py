@@ -51,6 +51,12 @@ class EvalConfig(Section):
     bootstrap: int = Field(0, ge=0)
     """Draw the rows anew so many times (1000, say) for 95 % intervals of the final metrics; 0: no intervals."""
 
+    def problems(self) -> list[str]:
+        """What makes no sense in any combination."""
+        if 0 < self.bootstrap < 100:
+            return ["eval.bootstrap: fewer than 100 draws say nothing of the ends; expected 0 (off), or 1000, say"]
+        return []
+
     def better(self, metric: str, new: float, old: float | None) -> bool:
         """Whether a value improves on the best so far; what is not finite never does, a tie keeps the old one."""
         if not math.isfinite(new):

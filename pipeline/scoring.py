@@ -165,6 +165,8 @@ def prepare(
 ) -> Work:
     """Rows and features of a saved model's evaluation. Raises ConfigError or DataError; no weight is read."""
     config = as_start(saved, given, base_model)
+    if problems := config.eval.problems():
+        raise ConfigError(problems)
     pin_metrics(config)
     rows = _rows(config, datasets, stop)
     task = recall_task(saved, config, rows)

@@ -139,8 +139,7 @@ def check(config: Any, *, has_validation: bool, has_test: bool = False) -> None:
             "data.streaming: a stream is read in its order; set train.train_sampling_strategy: sequential "
             "(data.shuffle_buffer_size shuffles what is read)"
         )
-    if 0 < evaluation.bootstrap < 100:
-        found.append("eval.bootstrap: fewer than 100 draws say nothing of the ends; expected 0 (off), or 1000, say")
+    found += evaluation.problems()
     found += _without_rows(config, task, has_validation=has_validation, has_test=has_test)
     for what, registry, name in (
         ("model.init", INITS, model.init),

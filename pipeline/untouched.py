@@ -30,6 +30,7 @@ def untouched() -> Iterator[None]:
     """
     variables, path = dict(os.environ), [*sys.path]
     offline, level, bar = constants.HF_HUB_OFFLINE, logging.root.level, transformers_logging.is_progress_bar_enabled()
+    of_datasets = _of_datasets()
     states = [dict(kind._shared_state) for kind in STATES]
     torch_settings, generators = _torch_settings(), _generators()
     try:
@@ -46,7 +47,7 @@ def untouched() -> Iterator[None]:
                 kind._shared_state.update(state)
         constants.HF_HUB_OFFLINE = offline
         if "datasets" in sys.modules:
-            sys.modules["datasets"].config.HF_HUB_OFFLINE = offline
+            vars(sys.modules["datasets"].config).update(of_datasets)
         logging.root.setLevel(level)
         if bar:
             transformers_logging.enable_progress_bar()
@@ -54,6 +55,16 @@ def untouched() -> Iterator[None]:
         for name in [name for name in os.environ if name not in variables]:
             del os.environ[name]
         os.environ.update(variables)
+
+
+def _of_datasets() -> dict[str, Any]:
+    """What datasets knows of the network; before it is imported, what it will make of the environment."""
+    if "datasets" in sys.modules:
+        config = sys.modules["datasets"].config
+        return {name: vars(config)[name] for name in ("HF_HUB_OFFLINE", "HF_UPDATE_DOWNLOAD_COUNTS")}
+    own = os.environ.get("HF_DATASETS_OFFLINE")
+    offline = constants.HF_HUB_OFFLINE if own is None else own.upper() in constants.ENV_VARS_TRUE_VALUES
+    return {"HF_HUB_OFFLINE": offline}
 
 
 def _generators() -> tuple[Any, ...]:

@@ -63,12 +63,12 @@ def test_predict_says_what_it_would_do(run: Path, tmp_path: Path, capsys: pytest
 
 def test_evaluate_says_what_it_would_do(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(tmp_path) | everything(run)
-    code, out, _ = said(capsys, "evaluate", run, "--output_dir", tmp_path / "scored", "--bootstrap", "9", "--dry_run")
+    code, out, _ = said(capsys, "evaluate", run, "--output_dir", tmp_path / "scored", "--bootstrap", "200", "--dry_run")
     assert code == 0 and before == everything(tmp_path) | everything(run)
     assert "rows         13 validation\n" in out and f"would write  {tmp_path}/scored/evaluation.json\n" in out
     reported = json.loads((run / "results.json").read_text())["metrics"]["validation"]
     (metrics,) = [line for line in out.splitlines() if line.startswith("metrics")]
-    assert set(reported) - {"loss", "num_samples"} <= set(metrics[13:].split(", ")) and metrics.endswith(" 9 draws")
+    assert set(reported) - {"loss", "num_samples"} <= set(metrics[13:].split(", ")) and metrics.endswith(" 200 draws")
     code, out, _ = said(capsys, "evaluate", run, "--dry-run")
     assert code == 0 and "would write  nothing; the numbers are printed" in out
 
@@ -107,6 +107,7 @@ def test_what_would_fail_fails_in_the_dry_run(run: Path, tmp_path: Path, capsys:
         (["evaluate", broken, "--output_dir", tmp_path / "scored"], "made for another base"),
         (["evaluate", run, "--output_dir", tmp_path / "file"], "is a file"),
         (["evaluate", run, "--validation_file", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["evaluate", run, "--bootstrap", "9"], "fewer than 100 draws say nothing"),
         (["merge", broken, *out], "made for another base"),
         (["merge", run, "--out", tmp_path / "file" / "x"], "cannot be written, since"),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from pipeline.errors import ConfigError, DataError, UserError
 from pipeline.predicting import predict
 from pipeline.stopping import Stopped, StopRequest
 from tests.synthetic import checkpoint_for, data_of, rows, settings
+from tests.test_resume import fill
 
 ROOT = Path(__file__).parents[1]
 
@@ -196,6 +198,43 @@ def test_a_signal_ends_with_how_to_go_on(run: Path, file: Path, tmp_path: Path) 
         patch.setenv("ACCELERATE_USE_CPU", "true")
         expected = predict(run, many, tmp_path / "at_once.jsonl", eval_batch_size=64).read_bytes()
     assert (tmp_path / "out.jsonl").read_bytes() == expected
+
+
+def test_a_full_disk_ends_in_one_sentence_and_the_same_command_goes_on(
+    run: Path,
+    file: Path,
+    small_disk: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file system of 2 MB that fills up after the second chunk; what is begun grows by less than a page at a time."""
+    many = tmp_path / "many.jsonl"
+    many.write_text(file.read_text() * 5)
+    original = predicting.Job.chunks
+
+    def until_full(self: Any, first: int) -> Any:
+        for number, lines in enumerate(original(self, first)):
+            if number == 2:
+                fill(small_disk)
+            yield lines
+
+    out = str(small_disk / "out.jsonl")
+    command = ["predict", str(run), "--file", str(many), "--out", out]
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting.Job, "chunks", until_full)
+        assert ended(*command) == 1
+    said = capsys.readouterr().err
+    assert f"{out}: cannot be written (No space left on device); what was written is kept" in said
+    assert f"to continue: graft {' '.join(command)}" in said and "Traceback" not in said
+    assert not (small_disk / "out.jsonl").exists()
+    (small_disk / "filler").unlink()
+    with caplog.at_level(logging.INFO, "graft"):
+        assert ended(*command) in (0, None)
+    assert "going on at row" in caplog.text
+    at_once = predict(run, many, tmp_path / "at_once.jsonl")
+    assert (small_disk / "out.jsonl").read_bytes() == at_once.read_bytes()
 
 
 def test_two_writers_of_one_file(run: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

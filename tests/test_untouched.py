@@ -106,6 +106,32 @@ def test_nothing_is_left_behind(end: str, given: dict[str, Any], tmp_path: Path)
     assert not difference(before)
 
 
+DATASETS_ALONE = """
+import sys
+if sys.argv[1] == "before":
+    import datasets
+from huggingface_hub import constants
+from pipeline.untouched import untouched
+with untouched():
+    import datasets
+    from pipeline.data.hub import ready
+    ready()
+assert datasets.config.HF_HUB_OFFLINE and not constants.HF_HUB_OFFLINE
+assert datasets.config.HF_UPDATE_DOWNLOAD_COUNTS or sys.argv[1] != "before"
+"""
+
+
+@pytest.mark.parametrize("imported", ["before", "within"])
+def test_datasets_stay_offline_by_themselves(imported: str) -> None:
+    """HF_DATASETS_OFFLINE is another switch than HF_HUB_OFFLINE, though datasets keeps it under that name."""
+    found = {**environment(), "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "0"}
+    del found["HF_UPDATE_DOWNLOAD_COUNTS"]
+    done = subprocess.run(
+        [sys.executable, "-c", DATASETS_ALONE, imported], capture_output=True, text=True, timeout=300, env=found
+    )
+    assert done.returncode == 0, done.stderr
+
+
 SCRIPT = """
 import json, sys
 from pathlib import Path

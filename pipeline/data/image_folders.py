@@ -64,6 +64,13 @@ def _rows(
             "(of a zip file, make one for each)",
         )
         return
+    if "label" in wanted and found and all(len(name.parts) < 2 for name in found):
+        problems.add(
+            str(path),
+            "its images lie in no folders that could name their classes; move them into one folder for each class, or "
+            "put a csv or jsonl file beside them that lists path and label",
+        )
+        return
     for name in found:
         place = str(path / name)
         if len(name.parts) < 2 and "label" in wanted:

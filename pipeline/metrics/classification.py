@@ -67,6 +67,8 @@ class MatthewsCorrelation(LocalMetric):
     inputs = CLASSES
 
     def score(self, predictions: Ints, references: Ints) -> float:
+        if len(np.union1d(references, predictions)) < 2:  # one class alone: constant too, and scikit-learn would warn
+            return 0.0
         return matthews_corrcoef(references, predictions)
 
 
