@@ -27,6 +27,7 @@ from pipeline.accelerator import (
     too_few_devices,
 )
 from pipeline.errors import ConfigError, nearest
+from pipeline.parent import ending_with_sweep
 
 __all__ = ["config_path", "launch", "make_accelerator"]
 
@@ -164,7 +165,7 @@ def run_workers(script: Path, arguments: Sequence[str], options: Sequence[str], 
     found = {**variables, **own_code()}
     parsed = launch_command_parser().parse_args([*options, str(script), *arguments])
     try:
-        with kept_signal_handlers(), patch_environment(**found):
+        with kept_signal_handlers(), patch_environment(**found), ending_with_sweep():
             launch_command(parsed)
     except SignalException as stopped:
         return 128 + int(stopped.sigval)

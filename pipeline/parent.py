@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 started_by = os.getppid()
 """Process id of who started this process."""
 ONLY_FROM_ACCELERATE = "ACCELERATE_DYNAMO_BACKEND"
 """Environment variable that accelerate's launcher sets for every process it starts, and nobody else has a reason to."""
+
+
+OF_A_SWEEP = "GRAFT_SWEEP"
+"""Environment variable with the process id of the sweep that has started a run."""
+LOOK_SECONDS = 0.5
 
 
 def _forked() -> None:
@@ -33,3 +42,34 @@ def launched() -> bool:
     except psutil.Error:
         return False
     return any(Path(word).name.startswith("accelerate") for word in words[:4])
+
+
+def watched() -> int | None:
+    """Process id of the parent whose death must end this process: a launcher, or a sweep; None of any other."""
+    if sweep := _sweep():
+        return sweep  # also when it died before this process could look
+    return started_by if launched() else None
+
+
+def _sweep() -> int | None:
+    given = os.environ.get(OF_A_SWEEP, "")
+    return int(given) if given.isdigit() and "LOCAL_RANK" not in os.environ else None
+
+
+@contextmanager
+def ending_with_sweep() -> Iterator[None]:
+    """Send this process SIGTERM when its sweep is gone: for one that only waits for children of its own."""
+    done = threading.Event()
+
+    def watch(sweep: int) -> None:
+        while not done.wait(LOOK_SECONDS):
+            if os.getppid() != sweep:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    if sweep := _sweep():
+        threading.Thread(target=watch, args=(sweep,), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()

@@ -39,7 +39,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self.noticed = 0.0
-        self.parent = parent.started_by if parent.launched() else None
+        self.parent = parent.watched()
         self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:

@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.grid import Point, checked, plan
 from pipeline.launch import own_code
 from pipeline.lock import only_writer
+from pipeline.parent import OF_A_SWEEP
 from pipeline.reports.sweep_table import SweepTable, tabulate
 from pipeline.reports.terminal import as_page
 from pipeline.stopping import StopRequest
@@ -108,7 +109,7 @@ class Jobs:
         goes_on = " (goes on)" if point.state == "half-finished" else ""
         say(f"[{number}/{count}] {point.name}{goes_on}")
         words = [*START, *words_of(point, self.source, self.launcher)]
-        environment = {**os.environ, **own_code(), **share_of(slot, self.most)}
+        environment = {**os.environ, **own_code(), **share_of(slot, self.most), OF_A_SWEEP: str(os.getpid())}
         if self.most == 1:
             process = subprocess.Popen(words, env=environment)
         else:
