@@ -49,11 +49,12 @@ def last_words(run: Run, recipe: str, source: str | Path | None, arguments: Sequ
     beside = [name for name in ("results.json", "curves.png", "README.md") if (folder / name).is_file()]
     lines = {"model": f"{folder / 'model'}", "numbers": ", ".join(str(folder / name) for name in beside)}
     if not run.results["stopped_early"]:
-        given = without(going_on(arguments), ("--checkpoint.resume",))
-        length = ["--max_steps", str(2 * max(steps, 1))]
-        lines["longer"] = as_command(recipe, source, [*without(given, LENGTH), *length])
-    lines["compare"] = f"graft compare {shlex.quote(str(folder))} OTHER_RUN"
+        given = [*without(arguments, (*RESUME, *LENGTH)), *on_processes()]
+        lines["longer"] = as_command(recipe, source, [*given, "--max_steps", str(2 * max(steps, 1))])
+    quoted = shlex.quote(str(folder))
+    lines["predict"] = f"graft predict {quoted} --file ROWS --out PREDICTIONS.jsonl"
+    lines["compare"] = f"graft compare {quoted} OTHER_RUN"
     if not run.pushed:
-        lines["push"] = f"graft push {shlex.quote(str(folder))} --hub_model_id NAME"
+        lines["push"] = f"graft push {quoted} --hub_model_id NAME"
     shown = [repr(run), *(f"  {name.ljust(9)}{clean(line)}" for name, line in lines.items()), run.pushed]
     return "\n".join(filter(None, shown))

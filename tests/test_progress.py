@@ -205,14 +205,19 @@ def test_a_pipe_gets_one_plain_line_per_step_that_is_logged(folder: Path) -> Non
     assert done.stdout == ""
 
 
-def test_the_command_for_a_longer_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_words_can_be_followed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     given = ["--output_dir", "runs/longer", "--train.max_steps", "2", "--resume", "never"]
     run = run_recipe("finetune", "my.yaml", given)
-    (line,) = [
-        line for line in last_words(run, "finetune", "my.yaml", given).splitlines() if line.startswith("  longer")
-    ]
-    words = shlex.split(line)
+    lines = {
+        words[0]: words[1:] for words in map(shlex.split, last_words(run, "finetune", "my.yaml", given).splitlines())
+    }
+    names = {"ROWS": "validation.csv", "PREDICTIONS.jsonl": "runs/labels.jsonl"}
+    with pytest.raises(SystemExit) as ended:
+        app([names.get(word, word) for word in lines["predict"][1:]])
+    assert ended.value.code in (0, None) and (folder / "runs" / "labels.jsonl").is_file()
+    words = ["longer", *lines["longer"]]
+    assert "never" not in words and lines["push"][:3] == ["graft", "push", "runs/longer"]
     assert words[:4] == ["longer", "graft", "finetune", "my.yaml"]
     again = run_recipe("finetune", "my.yaml", words[4:])
     assert again.results["steps"] == 4 and again.output_dir == run.output_dir
