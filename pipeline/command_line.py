@@ -186,6 +186,8 @@ def sentence(app: App, error: CycloptsError) -> str:
         word = (error.unused_tokens or [""])[0]
         what = "option" if word.startswith("-") else "command"
         hint = nearest(word, known) if what == "command" else f"see {chain} --help"
+        if word.endswith((".yaml", ".yml")):
+            hint = f"a command comes before its file: {chain} {'show' if error.command_chain else 'train'} {word}"
         return f"{chain}: unknown {what} {word!r}; {hint}"
     if isinstance(error, UnusedCliTokensError):
         says = f"{' '.join(error.unused_tokens or ())!r} is more than this command takes"

@@ -193,12 +193,11 @@ class Tree:
         elif value is not None:
             got = "nothing" if value is BARE else shown(value)
             key = SCALAR_SECTIONS.get(name)
-            known = (
-                key is not None
-                and key in self.layout.sections[name].model_fields
-                and isinstance(value, (str, int, float))
-            )
-            hint = f"; write `{name}: {{{key}: {value}}}`" if known and not isinstance(value, bool) else ""
+            known = key is not None and key in self.layout.sections[name].model_fields
+            plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+            hint = f"; write `{name}: {{{key}: {value}}}`" if known and plain else ""
+            if isinstance(value, str) and ":" in value:
+                hint = "; is a blank missing after a colon?"
             self.refuse(source, at, (name,), f"expected a section (keys and values), got {got}{hint}")
 
     def switch(self, name: str, on: bool, source: Source, at: Keys) -> bool:

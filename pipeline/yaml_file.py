@@ -59,7 +59,10 @@ class Dumper(yaml.SafeDumper):
 
 HINTS = {
     "'\\t'": "; indent with spaces, not tabs",
-    "mapping values are not allowed": "; is it indented too far, or is there a ': ' inside a text without quotes?",
+    "mapping values are not allowed": "; is it indented too far, is a blank missing after the colon of the line before,"
+    " or is there a ': ' inside a text without quotes?",
+    "<block mapping start>": "; lines of one section begin in the same column, and this one does not",
+    "could not find expected ':'": "; this line is no `key: value`: is a blank missing after its colon?",
 }
 """Words of PyYAML's messages -> what was probably done."""
 TAG = "tag:yaml.org,2002:"
@@ -95,6 +98,8 @@ def read_document(path: str | Path) -> Document:
         return _Walk(name).document(yaml.compose(text, Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if error.context_mark and "expected ':'" in str(error.problem):
+            mark = error.context_mark  # the other one is where the next line begins
         line = f":{mark.line + 1}" if mark else ""
         hint = next((hint for words, hint in HINTS.items() if words in str(error.problem)), "")
         said = ", ".join(part for part in (error.context, error.problem) if part)

@@ -61,6 +61,7 @@ def test_the_overview_says_each_command_on_one_line(
     [
         (["lroa", "my.yaml"], "graft: unknown command 'lroa'; did you mean 'lora'?"),
         (["config", "sho"], "graft config: unknown command 'sho'; did you mean 'show'?"),
+        (["my.yaml"], "graft: unknown command 'my.yaml'; a command comes before its file: graft train my.yaml"),
         (["--versoin"], "graft: unknown option '--versoin'; see graft --help"),
         (["compare", "--outptu_dir", "x"], "graft compare: unknown option: --outptu_dir; did you mean --output_dir?"),
         (["rerun"], "graft rerun: RUN_DIR is missing; graft rerun --help shows an example"),

@@ -193,6 +193,8 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     rows = Dataset.from_list(ROWS)
     with pytest.raises(ConfigError, match="unknown split 'valid'; did you mean 'validation'"):
         load_splits(DataConfig(), COLUMNS, {"valid": rows})
+    with pytest.raises(ConfigError, match=r"expected the splits by name, .*, got a datasets.Dataset"):
+        load_splits(DataConfig(), COLUMNS, rows)
     with pytest.raises(ConfigError, match="expected a datasets.Dataset"):
         load_splits(DataConfig(), COLUMNS, {"train": ROWS})
     with pytest.raises(ConfigError, match="datasets and data.train_file are both given"):

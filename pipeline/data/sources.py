@@ -139,18 +139,23 @@ def find_files(pattern: str, key: str, problems: Problems) -> list[Path]:
         )
     else:
         hint = nearest(path.name, (other.name for other in path.parent.iterdir()))
-        problems.add(key, f"{pattern}: no such file; {hint.replace('known:', 'the folder holds')}")
+        where = "" if hint.startswith("did you mean") else f" (relative paths start at {Path.cwd()})"
+        problems.add(key, f"{pattern}: no such file; {hint.replace('known:', 'the folder holds')}{where}")
     return []
 
 
-def _given(config: DataConfig, datasets: Mapping[str, Dataset]) -> dict[str, Any]:
+def _given(config: DataConfig, datasets: Any) -> dict[str, Any]:
     """The splits handed over from Python."""
     from datasets import Dataset  # here and below: over a second, which `--help` should not pay
 
+    if not isinstance(datasets, Mapping):
+        got = f"{type(datasets).__module__.partition('.')[0]}.{type(datasets).__name__}"
+        raise ConfigError(f"datasets: expected the splits by name, {{'train': rows, ...}}, got a {got}")
     problems = [f"datasets: unknown split {name!r}; {nearest(name, SPLITS)}" for name in datasets if name not in SPLITS]
     for name, dataset in datasets.items():
         if not isinstance(dataset, Dataset):
-            problems.append(f"datasets[{name!r}] is a {type(dataset).__name__}, expected a datasets.Dataset")
+            how = "; datasets.Dataset.from_pandas makes one" if type(dataset).__name__ == "DataFrame" else ""
+            problems.append(f"datasets[{name!r}] is a {type(dataset).__name__}, expected a datasets.Dataset{how}")
     configured = [f"data.{split}_file" for split, files in _files(config).items() if files is not None]
     configured += [f"data.{key}" for key in ("dataset_name", "sources") if vars(config)[key] is not None]
     if configured:

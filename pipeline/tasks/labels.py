@@ -135,5 +135,21 @@ def _ids(names: Sequence[str], found: set[str]) -> dict[str, int]:
     return by_number if numbers_only or found <= by_number.keys() else by_name
 
 
+def refuse_fractions(column: Iterable[Any]) -> None:
+    """DataError for labels that are numbers with fractions, which nearly always are to be learned as numbers."""
+    fractions = sorted(filter(_fraction, set(flat(column))))
+    if fractions:
+        raise DataError(
+            f"data.label_column: the training rows have numbers with fractions as labels ({_listed(fractions)}); to "
+            "learn them as numbers write task: {name: text_classification, problem_type: regression}, to learn each as "
+            "a class of its own list them all in data.label_names"
+        )
+
+
+def _fraction(name: str) -> bool:
+    """1.0 is none: a class, which some tool wrote as a float."""
+    return re.fullmatch(r"-?[0-9]*\.[0-9]*[1-9][0-9]*", name) is not None
+
+
 def _whole(name: str) -> bool:
     return re.fullmatch(r"-?[0-9]+", name) is not None  # isdigit also takes signs that int does not

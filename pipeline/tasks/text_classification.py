@@ -16,7 +16,7 @@ from pipeline.config import Section
 from pipeline.data import Kind, listed
 from pipeline.errors import DataError
 from pipeline.tasks.base import Batch, Features, Task
-from pipeline.tasks.labels import check_labels, choose_labels, named_labels, recall_labels
+from pipeline.tasks.labels import check_labels, choose_labels, named_labels, recall_labels, refuse_fractions
 from pipeline.tasks.padding import attention_mask, pad
 from pipeline.tasks.saying import shown, shown_row
 from pipeline.tasks.scaling import Scaling, check_head, fold
@@ -103,6 +103,8 @@ class TextClassification(Task):
             self.scaling = Scaling.of(splits["train"][self.label_column], self.config.label_scaling)
             return
         labels = splits["train"][self.label_column]
+        if self.data.label_names is None and checkpoint_labels is None:
+            refuse_fractions(labels)
         self.label_names, self.label_ids = choose_labels(labels, self.data.label_names, checkpoint_labels)
         check_labels(splits, self.label_column, self.label_ids, self.data)
         if self.tunes:
