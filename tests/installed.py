@@ -6,15 +6,21 @@ under accelerate's launcher, and what needs an extra says which line installs it
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
+
+from PIL import Image  # matplotlib brings it along
 
 import pipeline
 from pipeline.__main__ import app
@@ -28,6 +34,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "my": {**TINY, "task": "text_classification", "model": START},
     "scratch": {**TINY, "task": "causal_lm"},  # its model is added below
     "tagged": {"task": "token_classification", "model": START, "data": dict.fromkeys(DATA, "tagged.conll")},
+    "pictured": {"task": "image_classification", "model": START, "data": {"train_file": "images"}},
     "said": {
         "task": "seq2seq",
         "model": {"model_name_or_path": "start-t5"},
@@ -39,20 +46,19 @@ RECIPES = {
     "finetune": "my.yaml",
     "freeze": "my.yaml --freeze.num_layers 1",
     "lora": "my.yaml",
+    "train": "my.yaml",
 }
+TRACKERS = ["tensorboard", "trackio", "wandb", "mlflow"]
 WITHOUT = {
-    "graft finetune tagged.yaml": "metrics",  # seqeval
-    "graft finetune said.yaml --eval.metrics [bleu]": "metrics",  # sacrebleu
-    "graft finetune said.yaml --eval.metrics [rouge]": "metrics",  # rouge-score
-    "graft finetune my.yaml --report_to [tensorboard]": "tensorboard",
+    "graft finetune tagged.yaml": ["metrics"],  # seqeval
+    "graft finetune said.yaml --eval.metrics [bleu]": ["metrics"],  # sacrebleu
+    "graft finetune said.yaml --eval.metrics [rouge]": ["metrics"],  # rouge-score
+    f"graft finetune my.yaml --max_steps 1 --report_to [{','.join(TRACKERS)}]": TRACKERS,
 }
-"""Command that needs a package which is not there -> the extra that its message has to name."""
-SECOND = [  # one after another, and both lists at once
-    "graft train my.yaml --dry_run",
-    "graft sweep my.yaml --learning_rate 1e-4,1e-3",
-    "graft rerun runs/finetune",
-    "graft compare runs/finetune runs/lora",
-]
+"""Command that needs packages which are not there -> the extras that its message has to name."""
+WITHOUT_PILLOW = "graft finetune pictured.yaml"
+TOGETHER = ["all", "dev", "trackers"]
+"""Extras of other extras, and what only developers need: no message names them."""
 FIRST = [
     "graft predict runs/lora --file validation.csv --out labels.jsonl",
     "graft evaluate runs/finetune",
@@ -63,6 +69,12 @@ FIRST = [
     "graft config show my.yaml",
     "graft config schema",
     "graft completion --shell bash --output completion.bash",
+]
+SECOND = [  # one after another, and beside those that lack a package
+    "graft lora my.yaml --num_processes 2 --output_dir runs/two",
+    "graft sweep my.yaml --learning_rate 1e-4,1e-3",
+    "graft rerun runs/finetune",
+    "graft compare runs/finetune runs/lora",
 ]
 
 
@@ -80,6 +92,9 @@ def make_folder(folder: Path) -> None:
     for name in ("train", "validation"):
         rows = [f"{name}: the cat number {n} is good,good\n{name}: the dog number {n} is bad,bad\n" for n in range(12)]
         (folder / f"{name}.csv").write_text("text,label\n" + "".join(rows))
+    for name in ("good", "bad"):
+        (folder / "images" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "images" / name / "1.png")
     (folder / "tagged.conll").write_text("Ada B-person\nsings O\n\n" * 8)
 
 
@@ -98,28 +113,58 @@ def works(folder: Path, *commands: str) -> None:
         assert code == 0, f"{command}\n{said}"
 
 
-def names_its_extra(folder: Path, command: str, extra: str) -> None:
-    _, said = said_by(folder, f"{command} --output_dir runs/without-{extra}")
-    assert f"pip install 'graft-pipeline[{extra}]'" in " ".join(said.split()), f"{command}\n{said}"
+def names_its_extras(folder: Path, command: str, extras: list[str]) -> None:
+    _, said = said_by(folder, f"{command} --output_dir runs/without-{extras[0]}")
+    lines = [f"pip install 'graft-pipeline[{extra}]'" for extra in extras]
+    assert all(line in " ".join(said.split()) for line in lines), f"{command}\n{said}"
+
+
+@contextmanager
+def hidden(name: str) -> Iterator[None]:
+    """Without a package, where another one brings it along."""
+    package = Path(str(importlib.import_module(name).__file__)).parent
+    aside = package.rename(package.with_name(f"{name}-aside"))
+    try:
+        yield
+    finally:
+        aside.rename(package)
+
+
+def is_whole(run: Path) -> None:
+    """A run's folder as the README shows it."""
+    wanted = ["README.md", "config.yaml", "manifest.json", "results.json", "curves.png", "model/config.json"]
+    missing = [name for name in wanted if not (run / name).is_file()]
+    assert not missing, f"{run} has no {', '.join(missing)}"
 
 
 def main(folder: Path) -> None:
     make_folder(folder)
     assert "site-packages" in pipeline.__file__, pipeline.__file__
+    assert (SITE / "pipeline" / "py.typed").is_file()
+    assert all(pipeline.__getattr__(name) for name in pipeline.__all__)
     commands = [name for name in app if not name.startswith("-")]
     ours, theirs = [], []
     for recipe, config in RECIPES.items():
         ours.append(f"graft {recipe} {config} --output_dir runs/{recipe}")
         theirs.append(f"accelerate launch {SITE}/recipes/{recipe}.py {config} --output_dir runs/{recipe}-launched")
+    assert set(RECIPES) == {path.stem for path in SITE.glob("recipes/[!_]*.py")}
+    with hidden("PIL"):
+        names_its_extras(folder, WITHOUT_PILLOW, ["vision"])
     with ThreadPoolExecutor(2) as both:
-        helps = [f"graft {name} --help" for name in commands]
+        helps = [f"graft {name} --help" for name in [*commands, "config show", "config schema"]]
         done = [both.submit(works, folder, *ours, *FIRST), both.submit(works, folder, *theirs, *helps)]
         [job.result() for job in done]
+        for recipe in RECIPES:
+            is_whole(folder / "runs" / recipe)
+            is_whole(folder / "runs" / f"{recipe}-launched")
         done = [both.submit(works, folder, *SECOND)]
-        done += [both.submit(names_its_extra, folder, *case) for case in WITHOUT.items()]
+        done += [both.submit(names_its_extras, folder, *case) for case in WITHOUT.items()]
         [job.result() for job in done]
-    tried = {command.split()[1] for command in [*ours, *FIRST, *SECOND] if command.startswith("graft")}
+    is_whole(folder / "runs" / "two")
+    tried = {command.split()[1] for command in [*ours, *FIRST, *SECOND]}
     assert tried | {"quickstart"} == set(commands), f"not tried here: {set(commands) - tried}"  # quickstart: `make run`
+    named = {"vision", *(extra for extras in WITHOUT.values() for extra in extras)}
+    assert named | set(TOGETHER) == set(metadata("graft-pipeline").get_all("Provides-Extra") or [])
 
 
 if __name__ == "__main__":
