@@ -109,6 +109,7 @@ SECRETS = [
 ]
 
 
+@pytest.mark.promise(15, "secrets in texts refused before anything was sent")
 @pytest.mark.parametrize("secret", SECRETS)
 def test_a_secret_in_a_text_is_refused(secret: str, hub: Hub, run: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())

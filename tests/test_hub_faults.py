@@ -70,6 +70,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.promise(15, "faults of a hub that a push came through")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_passes_is_tried_again(fault: str, hub: Hub, run: Path, waits: list[float]) -> None:
     FAULTS[fault](hub)
@@ -177,6 +178,7 @@ def test_a_run_that_goes_on_may_be_pushed_and_one_that_is_repeated_is_not(
     assert not read_config("finetune", given[0], given[1:]).hub.push_to_hub
 
 
+@pytest.mark.promise(15, "failed pushes after which the run was finished and the command to push it was said")
 def test_whatever_goes_wrong_in_a_push_the_run_is_finished(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +197,7 @@ def test_a_hub_that_is_away_before_training_and_back_after(
     assert "does not answer: will train, cannot push now" in caplog.text
 
 
+@pytest.mark.promise(15, "failed pushes after which the run was finished and the command to push it was said")
 def test_a_hub_that_is_dead(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port where nobody listens, before training and after."""
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -247,6 +250,7 @@ def started(hub: Hub, home: Path, run: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.promise(15, "pushes stopped and killed in the middle, then done")
 def test_stopped_and_killed_in_the_middle_then_pushed(hub: Hub, run: Path, tmp_path: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         process = started(hub, tmp_path, run)

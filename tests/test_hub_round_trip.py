@@ -130,6 +130,7 @@ def test_an_adapter_on_a_folder_of_this_machine_is_pushed_merged(
         assert SentenceTransformer("owner/whole").encode(["the cat sat"]).shape == (1, 32)
 
 
+@pytest.mark.promise(15, "second pushes that sent nothing")
 def test_pushing_again_sends_nothing(runs: Runs, hub: Hub) -> None:
     run = runs("text_classification", None)
     first = push(run.output_dir, "mine", hub_tag="v1")
@@ -187,6 +188,7 @@ def place_of(run: Run) -> list[str]:
     return [str(run.output_dir.parent.parent), run.output_dir.parent.name, str(Path.home()), os.environ["HF_HOME"]]
 
 
+@pytest.mark.promise(15, "pushed repositories without a local folder or a byte of the token")
 @pytest.mark.parametrize(("task", "strategy"), TRAINED)
 def test_no_byte_names_a_folder_or_holds_the_token(task: str, strategy: str | None, runs: Runs, hub: Hub) -> None:
     run = runs(task, strategy)

@@ -27,6 +27,7 @@ def until(true: Callable[[], object], process: subprocess.Popen[bytes] | None = 
         time.sleep(0.1)
 
 
+@pytest.mark.promise(6, "sweeps killed with -9 whose runs saved and ended")
 @pytest.mark.parametrize(
     ("axes", "options", "processes"),
     [("1,2", ["--jobs", "2"], 2), ("1,2", ["--accelerate_config", "cpu_2proc"], 3)],
