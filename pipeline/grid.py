@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.api import RECIPES, read_config
 from pipeline.config import load, saying_where
 from pipeline.errors import ConfigError, UserError, nearest
-from pipeline.hub_names import HUB_METRIC
+from pipeline.hub_names import COMMIT, HUB_METRIC
 from pipeline.prepare import check_settings
 from pipeline.reading import read
 from pipeline.reports.read import parse_object
@@ -218,7 +218,7 @@ def _with_state(point: Point, fingerprints: Mapping[str, str]) -> Point:
     for section, key in REVISIONS:
         if vars(vars(point.config)[section])[key] is None:
             setattr(vars(there)[section], key, None)  # the commit that the run began with, and goes on with
-    there.eval.metrics = [_as_asked(metric, point.config.eval.metrics) for metric in there.eval.metrics]
+    there.eval.metrics = [as_asked(metric, point.config.eval.metrics) for metric in there.eval.metrics]
     before, now = (_identity(config) for config in (there, point.config))
     differ = [f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in now if before.get(key) != now[key]]
     manifest = _manifest(folder)
@@ -234,10 +234,11 @@ def _with_state(point: Point, fingerprints: Mapping[str, str]) -> Point:
     return Point(**{**vars(point), "state": "finished" if same else "half-finished"})
 
 
-def _as_asked(metric: str, asked: Sequence[str]) -> str:
-    """A metric of the hub without its commit, where it was asked for without one."""
+def as_asked(metric: str, asked: Sequence[str]) -> str:
+    """A metric of the hub at the commit that a run took, by the words it was asked for with: by its branch, or none."""
     name = metric.partition("@")[0]
-    return name if name.startswith(HUB_METRIC) and name in asked else metric
+    others = [one for one in asked if one.partition("@")[0] == name and metric.startswith(HUB_METRIC)]
+    return next((one for one in others if not COMMIT.fullmatch(one.partition("@")[2])), metric)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
+from pipeline.api import main as recipe
 from pipeline.api import read_config, run_recipe
 from tests.synthetic import checkpoint_for, data_of, settings
 
@@ -116,3 +118,19 @@ def test_what_would_fail_fails_in_the_dry_run(run: Path, tmp_path: Path, capsys:
         code, printed, err = said(capsys, *command, "--dry_run")
         assert (code, printed) == (2, "") and sentence in err, (command, err)
     assert everything(tmp_path) == before
+
+
+def test_a_recipe_and_a_push_write_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.chdir(tmp_path)
+    before = everything(tmp_path) | everything(run)
+    with pytest.raises(SystemExit) as ended:
+        recipe("lora", arguments=[str(run / "config.yaml"), "--output_dir", str(tmp_path / "new"), "--dry_run"])
+    assert ended.value.code == 0 and f"will write   {tmp_path / 'new' / 'config.yaml'}" in capsys.readouterr().out
+    code, out, _ = said(capsys, "push", run, "--hub_model_id", "me/it", "--dry_run")
+    assert code == 0 and "would go to me/it" in out
+    code, _, err = said(capsys, "sweep", run / "config.yaml", "--seed", "0,1", "--dry_run")
+    assert code == 0 and "sweep: 2 runs in" in err
+    assert before == everything(tmp_path) | everything(run)

@@ -16,7 +16,7 @@ import yaml
 
 from pipeline import sweeping
 from pipeline.errors import ConfigError, DataError
-from pipeline.grid import axes_of, checked, plan, values_of
+from pipeline.grid import as_asked, axes_of, checked, plan, values_of
 from pipeline.reports.sweep_table import tabulate
 from pipeline.stopping import StopRequest
 from pipeline.sweeping import as_text, run_sweep, share_of, sweep
@@ -279,3 +279,11 @@ def test_the_command_lists_the_runs(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "sweep: 2 runs in runs/my-sweep" in done.stderr and not Path("runs/my-sweep").exists()
     assert "  new           graft lora my.yaml --lora.r 2 --output_dir runs/my-sweep/r-2 " in done.stderr
+
+
+def test_a_metric_of_the_hub_at_its_commit_is_the_one_that_was_asked_for() -> None:
+    """Else a finished run, whose config.yaml has the commit, would be taken for another."""
+    pinned = f"hub:user/name@{'0' * 40}"
+    for asked in ("hub:user/name", "hub:user/name@v1", pinned):
+        assert as_asked(pinned, ["accuracy", asked]) == asked
+    assert as_asked("accuracy", ["accuracy"]) == "accuracy" and as_asked(pinned, ["accuracy"]) == pinned
