@@ -47,7 +47,11 @@ def last_words(run: Run, recipe: str, source: str | Path | None, arguments: Sequ
     """The lines after a finished run; `arguments` are those of its command."""
     folder, steps = run.output_dir, run.results["steps"]
     beside = [name for name in ("results.json", "curves.png", "README.md") if (folder / name).is_file()]
-    lines = {"model": f"{folder / 'model'}", "numbers": ", ".join(str(folder / name) for name in beside)}
+    lines = {
+        "scores": run.scores,
+        "model": f"{folder / 'model'}",
+        "numbers": ", ".join(str(folder / name) for name in beside),
+    }
     if not run.results["stopped_early"]:
         given = [*without(arguments, (*RESUME, *LENGTH)), *on_processes()]
         lines["longer"] = as_command(recipe, source, [*given, "--max_steps", str(2 * max(steps, 1))])
@@ -56,5 +60,5 @@ def last_words(run: Run, recipe: str, source: str | Path | None, arguments: Sequ
     lines["compare"] = f"graft compare {quoted} OTHER_RUN"
     if not run.pushed:
         lines["push"] = f"graft push {quoted} --hub_model_id NAME"
-    shown = [repr(run), *(f"  {name.ljust(9)}{clean(line)}" for name, line in lines.items()), run.pushed]
+    shown = [clean(run.summary), *(f"  {name.ljust(9)}{clean(line)}" for name, line in lines.items()), run.pushed]
     return "\n".join(filter(None, shown))

@@ -62,29 +62,34 @@ class Run:
     def __fspath__(self) -> str:
         return str(self.output_dir)
 
+    @property
+    def summary(self) -> str:
+        """What was trained, and how much of it."""
+        results, moved = self.results, self.results["parameters"]
+        how = " + ".join(results["strategies"]) or "all weights"
+        amount = f"{moved['trainable']:,} of {moved['total']:,} parameters trained"
+        return f"{self.output_dir.name}: {results['task']}, {how}, {results['steps']:,} steps, {amount}"
+
+    @property
+    def scores(self) -> str:
+        """The metrics on one line."""
+        return ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items()) or "not evaluated"
+
     def __repr__(self) -> str:
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items())
-        moved = self.results["parameters"]
-        return (
-            f"Run({self.output_dir.name}: {self.results['task']}, {self.results['steps']} steps, "
-            f"{moved['trainable']:,} of {moved['total']:,} parameters trained; {numbers or 'no evaluation'}; "
-            f"{self.output_dir})"
-        )
+        return f"Run({self.summary}; {self.scores}; {self.output_dir})"
 
     def _repr_html_(self) -> str:
-        """For a notebook: what the card says first, and every score with its interval."""
-        results, moved = self.results, self.results["parameters"]
+        """For a notebook: the summary, and every score with its interval."""
+        results = self.results
         splits = [split for split in ("validation", "test") if results["metrics"].get(split)]
         names = list(dict.fromkeys(name for split in splits for name in results["metrics"][split]))
-        how = escape(" + ".join(results["strategies"]) or "all weights")
         heads = "".join(f"<th>{split}, {results['num_samples'][split]:,} examples</th>" for split in splits)
         rows = "".join(
             f"<tr><th>{escape(name)}</th>{''.join(f'<td>{self._shown(split, name)}</td>' for split in splits)}</tr>"
             for name in names
         )
         return (
-            f"<b>{escape(self.output_dir.name)}</b>: {escape(results['task'])}, {how}, {results['steps']:,} steps, "
-            f"{moved['trainable']:,} of {moved['total']:,} parameters trained"
+            escape(self.summary)
             + (f"<table><tr><th></th>{heads}</tr>{rows}</table>" if splits else "<br>not evaluated<br>")
             + f"<code>{escape(str(self.output_dir))}</code>"
         )

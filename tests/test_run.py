@@ -97,11 +97,11 @@ def test_a_lost_head_is_noticed(encoder: Path, tmp_path: Path, monkeypatch: pyte
 def test_run_object_is_readable(decoder: Path, tmp_path: Path) -> None:
     given = settings("causal_lm", None, decoder, tmp_path / "run")
     run = finetune(given, datasets=data_of(read_config("finetune", given)), max_steps=2)
-    assert "causal_lm, 2 steps" in repr(run) and "loss" in repr(run)
+    assert "run: causal_lm, all weights, 2 steps" in repr(run) and "loss" in repr(run)
     assert run.metrics["loss"] > 0
     page = run._repr_html_()
     assert f"<td><b>{run.metrics['loss']:.4g}</b></td>" in page
-    assert f"<b>run</b>: causal_lm, all weights, 2 steps, {run.results['parameters']['trainable']:,} of " in page
+    assert page.startswith(run.summary)
     assert "<th>validation, 3 examples</th>" in page and page.count("<tr>") == 1 + len(run.metrics)
     run.results["intervals"] = {"validation": {"loss": [1.0, 2.0]}}
     run.results["metrics"]["test"] = {"loss": 3.0, "<b>": float("nan")}
