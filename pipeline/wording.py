@@ -67,6 +67,8 @@ def contains(value: Any, kinds: type | tuple[type, ...]) -> bool:
 def complaint(field: FieldInfo, value: Any) -> str:
     """`expected ..., got ...` for a value that the field does not take, with the nearest choice or how to fix it."""
     text = f"expected {expected(field)}, got {shown(value)}"
+    if isinstance(value, str) and accepts(field, [value]):
+        return f"{text}; write [{value}]"
     known = choices(field.annotation)
     wrong = [part for part in (value if isinstance(value, list) else [value]) if part not in known]
     if wrong and isinstance(wrong[0], str) and (close := get_close_matches(wrong[0], known, n=1)):

@@ -88,6 +88,7 @@ MISTAKES = {
     "max_train_samples: 0": "run.yaml:2: data.max_train_samples: expected a whole number of at least 1, got 0",
     "delimiter: ab": "run.yaml:2: data.delimiter: expected a text of 1 character, got 'ab'",
     "text_column: true": "run.yaml:2: data.text_column: expected text or a list of texts, got true; put it in quotes",
+    "label_names: yes-no": "run.yaml:2: data.label_names: expected a list of texts, got 'yes-no'; write [yes-no]",
     "label_names: [a, {b: 1}]": "run.yaml:2: data.label_names: expected a list of texts, got ['a', {'b': 1}]",
     "betas: [0.9]": "run.yaml:2: optim.betas: expected a list of 2 numbers, got [0.9]",
     "depth_scaled: 3": "run.yaml:2: model.depth_scaled: expected true or false, got 3",
