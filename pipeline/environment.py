@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,36 @@ def _devices() -> str:
         return "no GPU" if found is None else found.type
     names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     listed = ", ".join(f"{one.name} {_gib(one.total_memory)}" for one in names)
-    return f"{listed}; CUDA {torch.version.cuda}"
+    return f"{listed}; CUDA {torch.version.cuda}; {_driver([str(one.uuid) for one in names])}"
+
+
+def _driver(uuids: list[str]) -> str:
+    """The driver, and who holds memory of these GPUs: what a run out of memory at its first step is often about."""
+    if find_spec("pynvml") is None:
+        return "driver, and who holds memory: pip install 'graft-pipeline[gpu]'"
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") for uuid in uuids]
+        users = [user for handle in handles for user in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+        driver = pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError as error:
+        return f"the driver does not answer ({error})"
+    held = [f"{_name(user.pid)} {_held(user.usedGpuMemory)}" for user in users if user.pid != os.getpid()]
+    return f"driver {driver}; memory held by {', '.join(held) or 'nobody else'}"
+
+
+def _held(size: int | None) -> str:
+    return "an unknown amount" if size is None else _gib(size)  # in a container the driver does not tell
+
+
+def _name(pid: int) -> str:
+    """A process of this machine by name and number; of another container, by its number."""
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return f"pid {pid}"
 
 
 def _accelerate() -> str:

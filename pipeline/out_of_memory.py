@@ -12,7 +12,8 @@ WORDS = (
 )
 ADVICE = (
     "a single row does not fit: lower data.max_length, or set train.gradient_checkpointing: true, or "
-    "train.mixed_precision: bf16, or adapt less of the model (lora, freeze)"
+    "train.mixed_precision: bf16, or adapt less of the model (lora, freeze); "
+    "`graft env` says who else holds a GPU's memory"
 )
 
 
