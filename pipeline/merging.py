@@ -30,6 +30,7 @@ from pipeline.reach import resolve
 from pipeline.saved import Saved, about_base, as_start, base_of, find, load_model, recall_task, settings_of
 from pipeline.settings import RunConfig
 from pipeline.tasks import Task
+from pipeline.untouched import untouched
 
 logger = logging.getLogger("graft")
 LEFT_BEHIND = {ADAPTER, "config.json", "generation_config.json"}
@@ -38,6 +39,7 @@ OF_THE_RUN = ("config.yaml", "results.json", "manifest.json")
 ROWS_TO_COMPARE, TOKENS_TO_COMPARE = 4, 8
 
 
+@untouched()
 def merge(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],

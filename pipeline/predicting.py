@@ -26,6 +26,7 @@ from pipeline.saved import Overrides, Saved, as_start, find, load_model, model_a
 from pipeline.settings import make_task
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
+from pipeline.untouched import untouched
 
 CHUNK = 1024
 """Rows that are written together. Which rows meet in a batch depends on their chunk alone, so that a stopped prediction
@@ -39,6 +40,7 @@ Rows = str | Path | list[str] | Any
 def predict(model: str | os.PathLike[str], file: Rows, out: None = None, **more: Any) -> list[dict[str, Any]]: ...
 @overload
 def predict(model: str | os.PathLike[str], file: Rows, out: str | Path, **more: Any) -> Path: ...
+@untouched()
 def predict(
     model: str | os.PathLike[str],
     file: Rows,

@@ -29,6 +29,7 @@ from pipeline.merging import merge
 from pipeline.reports.card import write_card
 from pipeline.reports.read import read_run
 from pipeline.safe_text import clean, masked
+from pipeline.untouched import untouched
 from pipeline.yaml_file import read_mapping
 
 TEXTS = ("config.yaml", "manifest.json", "results.json", "data.json", "metrics.jsonl")
@@ -52,6 +53,7 @@ class Staged:
     notes: list[str]
 
 
+@untouched()
 def push(run_dir: str | os.PathLike[str], hub_model_id: str | None = None, **settings: Any) -> Pushed:
     """Push a finished run to the repository `hub_model_id` of the hub behind HF_ENDPOINT, in one commit.
 

@@ -31,6 +31,7 @@ from pipeline.saved import Overrides, Saved, as_start, find, load_model, model_a
 from pipeline.settings import make_task
 from pipeline.stopping import StopRequest
 from pipeline.tasks import Task
+from pipeline.untouched import untouched
 
 FILE = "evaluation.json"
 
@@ -65,6 +66,7 @@ class Evaluation:
         return found
 
 
+@untouched()
 def evaluate(
     model: str | os.PathLike[str],
     config: str | Path | Mapping[str, Any] | None = None,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from huggingface_hub import constants
 from transformers.utils import logging as transformers_logging
 
-from pipeline import Event, finetune, lora
+from pipeline import Event, Run, evaluate, finetune, lora, merge, predict
 from pipeline.config import load
 from pipeline.rerun import compare_bytes
 from pipeline.settings import RunConfig
@@ -41,7 +43,8 @@ def state() -> dict[str, Any]:
         "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]
         "torch": torch.get_rng_state().tolist(),
         "threads": torch.get_num_threads(),
-        "running": sorted(thread.name for thread in threading.enumerate()),
+        # every kind of bar of tqdm starts a watcher of its own, even when it is not shown
+        "running": sorted(thread.name for thread in threading.enumerate() if thread.name != "tqdm_monitor"),
         "dtype": torch.get_default_dtype(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "precision": torch.get_float32_matmul_precision(),
@@ -104,6 +107,35 @@ def test_nothing_is_left_behind(end: str, given: dict[str, Any], tmp_path: Path)
         with pytest.raises(ValueError, match="learning_rate"):
             lora(given, **more, learning_rate=-1)
     assert not difference(before)
+
+
+@pytest.fixture(scope="module")
+def finished(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Any]]:
+    more = with_rows(given, tmp_path_factory.mktemp("finished") / "run")
+    return lora(given, **more), more
+
+
+@pytest.mark.parametrize("use", ["lora", "evaluate", "predict", "merge"])
+def test_an_accelerator_of_the_program_is_what_it_was(
+    use: str, given: dict[str, Any], finished: tuple[Run, dict[str, Any]], tmp_path: Path
+) -> None:
+    run, more = finished
+    calls: dict[str, Callable[[], object]] = {
+        "lora": lambda: lora(given, **{**more, "output_dir": str(tmp_path / "run")}),
+        "evaluate": lambda: evaluate(run, datasets={"validation": more["datasets"]["validation"]}),
+        "predict": lambda: predict(run, more["datasets"]["validation"]),
+        "merge": lambda: merge(run, tmp_path / "merged"),
+    }
+    for kind in ACCELERATE:
+        kind._shared_state.clear()
+    own = Accelerator(cpu=True, mixed_precision="bf16")
+    before = state()
+    try:
+        calls[use]()
+        assert not difference(before) and own.mixed_precision == "bf16"
+    finally:
+        for kind in ACCELERATE:
+            kind._shared_state.clear()
 
 
 DATASETS_ALONE = """
