@@ -21,6 +21,8 @@ from pipeline.errors import ConfigError, nearest
 
 EXPECTED = "GRAFT_EXPECTED_PROCESSES"
 """Environment variable: how many processes our own launcher starts in all."""
+NAMED = "GRAFT_ACCELERATE_CONFIG"
+"""Environment variable: the `--accelerate_config` that our own launcher was given."""
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 OTHER_SHARDING = ("DEEPSPEED", "MEGATRON_LM")
 PACKAGE = Path(__file__).resolve().parent

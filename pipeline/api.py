@@ -23,7 +23,7 @@ from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
 from pipeline.given import Given
-from pipeline.last_words import as_command, going_on, last_words, on_processes
+from pipeline.last_words import as_command, going_on, last_words, launched_so, on_processes
 from pipeline.prepare import BuildModel, prepare, script_of, whole_model
 from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
 from pipeline.publishing import push_finished
@@ -192,7 +192,7 @@ def _typed(name: str, words: Sequence[str], script: str | None) -> list[str]:
     """The command that starts this run from nothing."""
     if script:
         return ["accelerate", "launch", *on_processes(), script, *words]
-    return ["graft", name, *words, *on_processes()]
+    return ["graft", name, *words, *launched_so()]
 
 
 def _leave(error: RunFailed | OtherProcessFailed, again: str) -> None:

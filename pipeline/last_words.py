@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.accelerator import NAMED
 from pipeline.run import Run
 from pipeline.safe_text import clean
 
@@ -33,14 +34,20 @@ def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def going_on(arguments: Sequence[str]) -> list[str]:
-    """The arguments of the command that continues a run: from its newest checkpoint, on as many processes."""
-    return [*without(arguments, RESUME), "--checkpoint.resume", "auto", *on_processes()]
+    """The arguments of the command that continues a run: from its newest checkpoint, on the same processes."""
+    return [*without(arguments, RESUME), "--checkpoint.resume", "auto", *launched_so()]
 
 
 def on_processes() -> list[str]:
     """The launcher's option for as many processes as this run has."""
     world = os.environ.get("WORLD_SIZE", "1")
     return ["--num_processes", world] if world != "1" else []
+
+
+def launched_so() -> list[str]:
+    """The options of `graft` that start processes as those of this run were started."""
+    named = os.environ.get(NAMED)
+    return [*(["--accelerate_config", named] if named else []), *on_processes()]
 
 
 def last_words(run: Run, recipe: str, source: str | Path | None, arguments: Sequence[str]) -> str:
@@ -53,7 +60,7 @@ def last_words(run: Run, recipe: str, source: str | Path | None, arguments: Sequ
         "numbers": ", ".join(str(folder / name) for name in beside),
     }
     if not run.results["stopped_early"]:
-        given = [*without(arguments, (*RESUME, *LENGTH)), *on_processes()]
+        given = [*without(arguments, (*RESUME, *LENGTH)), *launched_so()]
         lines["longer"] = as_command(recipe, source, [*given, "--max_steps", str(2 * max(steps, 1))])
     quoted = shlex.quote(str(folder))
     lines["predict"] = f"graft predict {quoted} --file ROWS --out PREDICTIONS.jsonl"

@@ -19,6 +19,7 @@ from accelerate.utils import DistributedType, patch_environment
 
 from pipeline.accelerator import (
     EXPECTED,
+    NAMED,
     PACKAGE,
     available_device,
     config_path,
@@ -64,6 +65,7 @@ def launch(
         return run_here(script, arguments, {})  # a launcher has started us: this process is one of its workers
     if num_processes is not None and num_processes < 1:
         raise ConfigError(f"num_processes: {num_processes} processes were asked for; expected at least 1")
+    named = {} if accelerate_config is None else {NAMED: accelerate_config}
     if accelerate_config is None:
         on_cpu = available_device().type == "cpu"
         devices = 0 if on_cpu else torch.accelerator.device_count()
@@ -74,12 +76,12 @@ def launch(
     num_processes = num_processes or config.num_processes
     check_config(config, num_processes, file)
     if config.distributed_type.value in ALONE:
-        return run_here(script, arguments, environment(config))
+        return run_here(script, arguments, {**environment(config), **named})
     options = ["--config_file", str(file), "--num_processes", str(num_processes)]
     if config.use_cpu and "OMP_NUM_THREADS" not in os.environ:
         threads = (psutil.cpu_count(logical=False) or 1) * config.num_machines // num_processes
         options += ["--num_cpu_threads_per_process", str(max(threads, 1))]
-    return run_workers(script, arguments, options, {**environment(config), EXPECTED: str(num_processes)})
+    return run_workers(script, arguments, options, {**environment(config), **named, EXPECTED: str(num_processes)})
 
 
 def read_config(file: Path) -> Any:

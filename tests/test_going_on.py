@@ -11,6 +11,7 @@ from pipeline.api import read_config, run_recipe
 from pipeline.errors import ConfigError
 from pipeline.heartbeat import BYTES, Heartbeat
 from pipeline.last_words import going_on
+from pipeline.launch import launch
 from pipeline.resume import identity
 from pipeline.settings import make_task
 from pipeline.stopping import Stopped
@@ -79,6 +80,16 @@ def test_the_command_that_continues_never_starts_again(given: list[str], expecte
 def test_the_command_that_continues_keeps_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert going_on([])[-2:] == ["--num_processes", "2"]
+
+
+def test_the_command_that_continues_starts_processes_in_the_same_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "says.py"
+    script.write_text("from pipeline.last_words import going_on\nprint(*going_on([]))\n")
+    assert launch(str(script), [], accelerate_config="cpu") == launch(str(script), []) == 0
+    resume = "--checkpoint.resume auto"
+    assert capsys.readouterr().out.splitlines() == [f"{resume} --accelerate_config cpu", resume]
 
 
 def test_a_long_reason_has_room_in_a_heartbeat(tmp_path: Path) -> None:
