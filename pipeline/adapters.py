@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from pipeline.tasks import Task
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OF_PEFT = "base_model.model."
 """What stands before a tensor's name in the base."""
+READ = {"base_model_name_or_path": str, "revision": str, "task_type": str, "auto_mapping": dict}
+"""What is read of an adapter's configuration, and the type of each where it is not null."""
 POOLER = r"(^|\.)pooler\."
 """What AutoModel has and many checkpoints lack; what is made of the last hidden state does not read it."""
 
@@ -82,12 +85,24 @@ def whole_tensors(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """The configuration of the adapter in a folder. Raises ConfigError for types that PEFT does not write."""
+    found = read_json(folder / ADAPTER)
+    wrong = [key for key, kind in READ.items() if not isinstance(found.get(key), (kind, NoneType))]
+    if wrong:
+        kinds = {str: "a text", dict: "a mapping"}
+        raise ConfigError(
+            [f"{folder / ADAPTER}: {key}: expected {kinds[READ[key]]}, got {found[key]!r}" for key in wrong]
+        )
+    return found
+
+
 def settings_for(folder: Path, name: str, base: ModelConfig, beside: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of an adapter that no run made, from its own files and the config of its base.
 
     `beside` is the config.json of the adapter's folder. Raises ConfigError when nothing says what the model is.
     """
-    adapter, of_base = read_json(folder / ADAPTER), read_config(read_settings(base)[0], base)
+    adapter, of_base = adapter_settings(folder), read_config(read_settings(base)[0], base)
     kind = _model_class(adapter, beside, of_base)
     if kind is None:
         raise ConfigError(
@@ -100,9 +115,10 @@ def settings_for(folder: Path, name: str, base: ModelConfig, beside: Mapping[str
         if tensor in tensors:
             count = tensors[tensor][axis]
             labels = {} if count == of_base.num_labels else {"num_labels": count}
-            names = {int(number): text for number, text in (beside.get("id2label") or {}).items()}
-            if sorted(names) == list(range(count)):
-                labels = {"num_labels": count, "id2label": names, "label2id": {text: n for n, text in names.items()}}
+            names = beside.get("id2label")
+            if isinstance(names, dict) and names.keys() == {str(number) for number in range(count)}:
+                known = {int(number): str(text) for number, text in names.items()}
+                labels = {"num_labels": count, "id2label": known, "label2id": {text: n for n, text in known.items()}}
     task = {"name": f"{__name__}:WholeModel", "model_class": kind, "labels": labels, "brought": sorted(tensors)}
     return {"task": task, "model": base.model_dump(exclude_none=True)}
 
@@ -153,7 +169,7 @@ def put_on(base: nn.Module, folder: Path, name: str) -> nn.Module:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is missing is said below
             model = PeftModel.from_pretrained(base, str(folder))
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         raise _misfit(name, error) from error
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     embeddings = set(get_peft_model_state_dict(model, save_embedding_layers=True))  # PEFT may have saved them as well

@@ -143,7 +143,7 @@ def compared_on(rows: int) -> str:
 def check_out(out: str | Path) -> Path:
     """The new folder; ConfigError when something is there already."""
     folder = Path(out).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"out: {out} is there already and nothing is written over; name a new folder")
     check_place(folder, "out")
     return folder

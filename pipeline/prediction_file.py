@@ -24,7 +24,7 @@ Chunks = Callable[[int], Iterator[list[dict[str, Any]]]]
 def new_file(out: str | Path) -> Path:
     """Where to write. Raises ConfigError when something is there, or nothing can be."""
     path = Path(out).expanduser()
-    if path.exists():
+    if os.path.exists(path):
         raise ConfigError(f"out: {out} is there already and nothing is written over; name another file or delete it")
     check_place(path, "out")
     return path

@@ -12,7 +12,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 
-from pipeline.adapters import ADAPTER, brought, put_on, read_json, whole_tensors
+from pipeline.adapters import ADAPTER, adapter_settings, brought, put_on, read_json, whole_tensors
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.hub_names import locate
@@ -148,7 +148,7 @@ def base_of(saved: Saved, config: Any, base_model: str | None) -> ModelConfig:
         return ModelConfig(model_name_or_path=base_model)
     if config is not None and config.model.model_name_or_path is not None and saved.run is not None:
         return ModelConfig(model_name_or_path=config.model.model_name_or_path, revision=config.model.revision)
-    named = read_json(saved.folder / ADAPTER)
+    named = adapter_settings(saved.folder)
     if not named.get("base_model_name_or_path"):
         raise ConfigError(f"base_model: {saved.name} is an adapter and does not say on what; name its base")
     return ModelConfig(model_name_or_path=named["base_model_name_or_path"], revision=named.get("revision"))

@@ -212,7 +212,7 @@ def _scores(
 def _target(output_dir: str | Path) -> Path:
     """The file in a folder, which can be made."""
     folder = Path(output_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not folder.is_dir():
         raise ConfigError(f"output_dir: {output_dir} is a file; expected a folder, or a name that is still free")
     check_place(folder / FILE, "output_dir")
     return folder / FILE

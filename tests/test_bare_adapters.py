@@ -15,6 +15,7 @@ from datasets import Dataset
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig
 
 from pipeline.__main__ import main
 from pipeline.errors import ConfigError
@@ -164,7 +165,16 @@ def test_what_is_broken_is_refused(bare: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not say on what; name its base"):
         merge(bare, tmp_path / "merged")
     merge(bare, tmp_path / "merged", base_model=str(bare.parent / "base"))
+    config.write_text(json.dumps({**written, "base_model_name_or_path": 5, "auto_mapping": "x"}))
+    with pytest.raises(ConfigError, match="name_or_path: expected a text, got 5\n.*auto_mapping: expected a mapping"):
+        merge(bare, tmp_path / "again")
+    config.write_text(json.dumps({**written, "modules_to_save": 5}))
+    with pytest.raises(ConfigError, match="does not go on its base"):
+        merge(bare, tmp_path / "again", base_model=str(bare.parent / "base"))
     config.write_text(json.dumps(written))
+    for names, expected in (({"a": "x"}, "LABEL_0"), (["x"], "LABEL_0"), ({"0": "a", "1": "b", "2": "c"}, "a")):
+        (bare / "config.json").write_text(json.dumps({"id2label": names}))
+        assert AutoConfig.from_pretrained(merge(bare, tmp_path / f"to {names}")).id2label[0] == expected
     (bare / "adapter_model.safetensors").write_bytes(b"cut off")
     with pytest.raises(ConfigError, match="does not go on its base"):
         merge(bare, tmp_path / "again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def test_what_would_fail_fails_in_the_dry_run(run: Path, tmp_path: Path, capsys:
         (["predict", broken, *good, *out], "made for another base"),
         (["evaluate", broken, "--output_dir", tmp_path / "scored"], "made for another base"),
         (["evaluate", run, "--output_dir", tmp_path / "file"], "is a file"),
+        (["evaluate", run, "--output_dir", tmp_path / ("a" * 300)], "(File name too long)"),
         (["evaluate", run, "--validation_file", "nowhere.jsonl"], "nowhere.jsonl"),
         (["evaluate", run, "--bootstrap", "9"], "fewer than 100 draws say nothing"),
         (["merge", broken, *out], "made for another base"),
@@ -118,6 +120,21 @@ def test_what_would_fail_fails_in_the_dry_run(run: Path, tmp_path: Path, capsys:
         code, printed, err = said(capsys, *command, "--dry_run")
         assert (code, printed) == (2, "") and sentence in err, (command, err)
     assert everything(tmp_path) == before
+
+
+def test_a_folder_that_is_closed(tmp_path: Path) -> None:
+    """For whom it is closed: the superuser goes everywhere, so another user tries."""
+    (tmp_path / "closed").mkdir(mode=0)
+    script = (
+        "import os, sys; from pathlib import Path; from pipeline.prediction_file import new_file;"
+        "from pipeline.errors import ConfigError\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        "try: new_file(Path(sys.argv[1]))\n"
+        "except ConfigError as error: print(error)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "closed" / "in" / "out.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert " is closed to you; name another place" in done.stdout, done.stderr
 
 
 def test_a_recipe_and_a_push_write_nothing(
