@@ -13,17 +13,18 @@ started_by = os.getppid()
 """Process id of who started this process."""
 ONLY_FROM_ACCELERATE = "ACCELERATE_DYNAMO_BACKEND"
 """Environment variable that accelerate's launcher sets for every process it starts, and nobody else has a reason to."""
-
-
 OF_A_SWEEP = "GRAFT_SWEEP"
 """Environment variable with the process id of the sweep that has started a run."""
+_given = os.environ.pop(OF_A_SWEEP, "")  # for this process alone: what it starts has another parent
+sweep = int(_given) if _given.isdigit() else None
+"""Process id of the sweep that has started this process, also when it is gone by now; None for any other."""
 LOOK_SECONDS = 0.5
 
 
 def _forked() -> None:
     """In a child of `fork` (a notebook's launcher makes them): who has started it is another one now."""
-    global started_by
-    started_by = os.getppid()
+    global started_by, sweep
+    started_by, sweep = os.getppid(), None
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -46,14 +47,7 @@ def launched() -> bool:
 
 def watched() -> int | None:
     """Process id of the parent whose death must end this process: a launcher, or a sweep; None of any other."""
-    if sweep := _sweep():
-        return sweep  # also when it died before this process could look
-    return started_by if launched() else None
-
-
-def _sweep() -> int | None:
-    given = os.environ.get(OF_A_SWEEP, "")
-    return int(given) if given.isdigit() and "LOCAL_RANK" not in os.environ else None
+    return sweep or (started_by if launched() else None)
 
 
 @contextmanager
@@ -61,14 +55,14 @@ def ending_with_sweep() -> Iterator[None]:
     """Send this process SIGTERM when its sweep is gone: for one that only waits for children of its own."""
     done = threading.Event()
 
-    def watch(sweep: int) -> None:
+    def watch() -> None:
         while not done.wait(LOOK_SECONDS):
             if os.getppid() != sweep:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    if sweep := _sweep():
-        threading.Thread(target=watch, args=(sweep,), daemon=True).start()
+    if sweep is not None:
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from pipeline.parent import OF_A_SWEEP
 from tests.launched import environment
 from tests.tiny import tiny_checkpoint
 
@@ -81,3 +83,17 @@ def alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_what_a_run_of_a_sweep_starts_is_no_run_of_the_sweep() -> None:
+    """A task of the user's may start commands of graft: their parent is the run, and they are not to stop."""
+    says = "import subprocess, sys; from pipeline.parent import watched; print(watched(), flush=True)\n"
+    starts = f"{says}subprocess.run([sys.executable, '-c', {says!r}])"
+    done = subprocess.run(
+        [sys.executable, "-c", starts],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**environment(), OF_A_SWEEP: str(os.getpid())},
+    )
+    assert done.stdout.split() == [str(os.getpid()), "None"], done.stderr
