@@ -118,11 +118,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         GOEMOTIONS_REFERENCE,
     ),
     "goemotions_rate_1e-04": ("finetune", {**GOEMOTIONS, "learning_rate": 1e-4}, GOEMOTIONS_REFERENCE),
-    "goemotions_6_epochs": (
-        "finetune",
-        {**GOEMOTIONS, "learning_rate": 1e-4, "num_train_epochs": 6},
-        GOEMOTIONS_REFERENCE,
-    ),
     "wnut17_full": (
         "finetune",
         {**WNUT17, "learning_rate": 2e-4},
