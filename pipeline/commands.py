@@ -39,7 +39,7 @@ def attended(name: str, arguments: Sequence[object]) -> Iterator[None]:
         say(f"stopped; to continue: {again}")
         sys.exit(stopped.exit_code)
     except RunFailed as error:
-        say(f"graft {name}: {error}; to continue: {again}")
+        say(f"graft {name}: {error}\nto continue: {again}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say(f"stopped at once; to continue: {again}")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from pipeline import checkpoint
 from pipeline.heartbeat import Heartbeat
@@ -25,6 +29,16 @@ class RunFailed(RuntimeError):
         """`cause`: the error, when it was raised in this process and not in one that this one waited for."""
         self.cause = cause
         super().__init__(text)
+
+
+@contextmanager
+def written(path: Path, then: str) -> Iterator[None]:
+    """Raise RunFailed where the disk does not take what is written within; `then` is what that means."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise RunFailed(f"{path}: cannot be written ({why}); {then}") from error
 
 
 def explain(error: BaseException, heartbeat: Heartbeat, folder: Path) -> BaseException:

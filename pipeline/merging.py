@@ -23,6 +23,7 @@ from pipeline.encoding import encode_here
 from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation import collate, without_gradients
 from pipeline.export import TOLERANCE, logits_of, readable
+from pipeline.failure import written
 from pipeline.files import check_place
 from pipeline.hub.files import model_files
 from pipeline.models.load import quiet
@@ -59,19 +60,20 @@ def merge(
 
     Merged and unmerged model are compared on rows of the run's own data, else on random tokens; the largest difference
     is logged. Raises ConfigError when there is no adapter, its base is missing or another one, or `out` is there
-    already; RuntimeError when the two do not agree.
+    already; RunFailed when the disk does not take it; RuntimeError when the two do not agree.
     """
     folder = check_out(Path(out))
     saved, given, task, adapted = adapted_model(source, config, base_model, revision)
     batch, rows = inputs_to_compare(saved, given, task, adapted)
     before = outputs_of(adapted, task, batch, rows)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     merged: Any = task.exported(adapted.merge_and_unload())  # type: ignore[operator]
     del adapted
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _write(merged, saved, task, temporary)
+        with written(folder, "nothing of it is left"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _write(merged, saved, task, temporary)
         del merged
         worst = difference(before, temporary, task, batch, rows)
         temporary.rename(folder)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.accelerator import make_accelerator
+from pipeline.config import saying_where
 from pipeline.data import fingerprint, load_splits
 from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError, UserError
@@ -111,7 +112,8 @@ def _job(
     stop = stop or StopRequest()
     saved = find(model, revision)
     given = settings_of(saved, config, settings)
-    prepared, task, rows = _read(saved, given, file, base_model, stop)
+    with saying_where(given):
+        prepared, task, rows = _read(saved, given, file, base_model, stop)
     return Job(saved, prepared, given, task, rows, base_model, stop)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import ConfigError, UserError
-from pipeline.failure import RunFailed
+from pipeline.failure import written
 from pipeline.files import check_place
 
 logger = logging.getLogger("graft")
@@ -44,7 +44,7 @@ def write_lines(out: Path, identity: str, rows: int, chunk: int, chunks: Chunks)
     for other in sorted(out.parent.glob(f"{out.name}.*.part")):
         if other != part:
             logger.warning("%s: begun by another model, or over other rows or settings; it is left as it is", other)
-    try:
+    with written(out, "what was written is kept"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with part.open("a+b") as file:
             _hold(file, out)
@@ -60,8 +60,6 @@ def write_lines(out: Path, identity: str, rows: int, chunk: int, chunks: Chunks)
                     said = time.monotonic()
                     logger.info("%d of %d rows", min(number * chunk, rows), rows)
             part.rename(out)
-    except OSError as error:
-        raise RunFailed(f"{out}: cannot be written ({error.strerror or error}); what was written is kept") from error
     return out
 
 

@@ -20,6 +20,7 @@ from pipeline.encoding import encoded, refuse_unlearnable
 from pipeline.errors import ConfigError
 from pipeline.evaluation import evaluate as score
 from pipeline.evaluation import metric_settings
+from pipeline.failure import written
 from pipeline.files import check_place
 from pipeline.hub_names import HUB_METRIC
 from pipeline.manifest import describe_machine, write_json
@@ -101,7 +102,8 @@ def evaluate(
         processes = Processes(make_accelerator(started.train.mixed_precision))
         plain = model_at_work(saved, started, given, task, job.splits, processes, base_model, stop)
     if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with written(target, "nothing was scored"):
+            target.parent.mkdir(parents=True, exist_ok=True)
     found, intervals = _scores(started, task, plain, rows, job.splits, metrics, processes, stop)
     counts = {split: int(numbers.pop("num_samples")) for split, numbers in found.items()}
     facts = {
@@ -115,9 +117,11 @@ def evaluate(
         **describe_machine(processes.accelerator.device),
         "mixed_precision": processes.accelerator.mixed_precision,
     }
+    evaluation = Evaluation(found, counts, intervals, facts)
     if target is not None:
-        write_json(target, {**facts, "metrics": strict(found), "num_samples": counts, "intervals": intervals})
-    return Evaluation(found, counts, intervals, facts)
+        with written(target, "\n".join(["its numbers are these:", *evaluation.lines()])):
+            write_json(target, {**facts, "metrics": strict(found), "num_samples": counts, "intervals": intervals})
+    return evaluation
 
 
 def evaluate_plan(

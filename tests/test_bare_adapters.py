@@ -24,6 +24,7 @@ from pipeline.models import lora_target_modules
 from pipeline.predicting import predict
 from pipeline.scoring import evaluate
 from tests.hub_server import Hub
+from tests.test_resume import fill
 from tests.tiny import tiny_checkpoint
 
 # PEFT's word (None: it writes the class), the class, the base's architecture and class, how many labels
@@ -178,6 +179,15 @@ def test_what_is_broken_is_refused(bare: Path, tmp_path: Path) -> None:
     (bare / "adapter_model.safetensors").write_bytes(b"cut off")
     with pytest.raises(ConfigError, match="does not go on its base"):
         merge(bare, tmp_path / "again")
+
+
+def test_a_full_disk_ends_in_one_sentence(bare: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(small_disk)
+    with pytest.raises(SystemExit) as ended:
+        main(["merge", str(bare), "--out", str(small_disk / "merged")])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and f"{small_disk / 'merged'}: cannot be written (" in said and "Traceback" not in said
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
 
 
 def test_from_the_hub_on_a_base_of_the_hub(bare: Path, tmp_path: Path, hub: Hub) -> None:

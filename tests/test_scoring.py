@@ -13,6 +13,7 @@ from pipeline.__main__ import main
 from pipeline.api import read_config, run_recipe
 from pipeline.scoring import evaluate
 from tests.synthetic import checkpoint_for, data_of, settings
+from tests.test_resume import fill
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,17 @@ def test_intervals_of_an_evaluation(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert f"95 %: {low:.4g} to {high:.4g}" in capsys.readouterr().out
     assert written["intervals"] != results["intervals"]
     assert not evaluate(run, bootstrap=0).intervals
+
+
+def test_a_full_disk_does_not_cost_the_numbers(
+    run: Path, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(small_disk)
+    command = ["evaluate", str(run), "--output_dir", str(small_disk / "scored")]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "evaluation.json: cannot be written (No space left on device); its numbers are these:" in said
+    accuracy = json.loads((run / "results.json").read_text())["metrics"]["validation"]["accuracy"]
+    assert f"  {accuracy:.4g}" in said and said.endswith(f"to continue: graft {' '.join(command)}\n")
