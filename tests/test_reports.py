@@ -141,7 +141,7 @@ def test_runs_that_do_not_compare_are_named(tmp_path: Path) -> None:
     one, two = fake_run(tmp_path / "one"), fake_run(tmp_path / "two", manifest={"data": data, "cpu": "another"})
     says = " ".join(compare([one, two], tmp_path / "out").notes)
     assert "validation rows differ, so the scores are not of the same thing: one | two" in says
-    assert "machines differ" in says and "tasks" not in says
+    assert "Machines or numbers of processes differ" in says and "tasks" not in says
     assert compare([one, fake_run(tmp_path / "three")], tmp_path / "out").notes == []
 
 

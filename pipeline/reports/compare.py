@@ -237,7 +237,7 @@ def differences(runs: Mapping[str, Run], split: str) -> list[str]:
         (fingerprint, f"The {split} rows differ, so the scores are not of the same thing"),
         (
             lambda run: [run.manifest.get(name) for name in ("cpu", "device", "world_size")],
-            "The machines differ, so times and memory do not compare",
+            "Machines or numbers of processes differ, so times and memory do not compare",
         ),
     ]
     return [f"{says}: {' | '.join(groups(key))}." for key, says in checks if groups(key)]
