@@ -185,6 +185,12 @@ class Places:
                 others.append(problem)
         return [text for _, text in sorted(placed, key=lambda problem: problem[0])] + others
 
+    def overridden(self) -> list[Keys]:
+        """The settings that were given beside the file: flags, or a Python mapping."""
+        origins = {} if self.tree is None else self.tree.origins
+        late = [path for path, (source, _) in origins.items() if source.stage == 2 and path]
+        return [path for path in late if not any(path == other[:-1] for other in late)]
+
 
 def note(tree: Tree, path: Keys, sentence: str) -> None:
     source, at = tree.origin(path)

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import nn
 
 from pipeline.adapters import ADAPTER, adapter_settings, brought, put_on, read_json, whole_tensors
-from pipeline.config import load
+from pipeline.config import load, saying_where
 from pipeline.errors import ConfigError
 from pipeline.hub_names import locate
 from pipeline.models import ModelConfig, from_checkpoint
@@ -30,6 +30,9 @@ from pipeline.tasks import Task
 
 FETCHED = ["*.json", "*.safetensors", "*.yaml", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a repository: no pickled weights, no code."""
+READ = ("task", "model", "data", "eval")
+READ_OF_TRAIN = [("train", key) for key in ("mixed_precision", "micro_batch_size", "train_batch_size", "seed")]
+"""Sections and settings that count where a saved model is used; others are refused when they are given for that."""
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
@@ -120,7 +123,12 @@ def settings_of(saved: Saved, config: str | Path | Mapping[str, Any] | None = No
             "--config my.yaml (its task and data sections are what counts)"
         )
     source = config if config is not None else saved.run / "config.yaml"  # type: ignore[operator]
-    return load(RunConfig, source, overrides, extra_section=user_strategy).model_copy(deep=True)
+    found = load(RunConfig, source, overrides, extra_section=user_strategy)
+    unread = [path for path in found._places.overridden() if path[0] not in READ and path[:2] not in READ_OF_TRAIN]
+    with saying_where(found):
+        if unread:
+            raise ConfigError([f"{'.'.join(path)}: has no use without training; leave it out" for path in unread])
+    return found.model_copy(deep=True)
 
 
 def as_start(saved: Saved, config: Any, base_model: str | None = None) -> Any:

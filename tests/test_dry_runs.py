@@ -106,6 +106,11 @@ def test_what_would_fail_fails_in_the_dry_run(run: Path, tmp_path: Path, capsys:
         (["predict", run, *good, "--out", tmp_path / "file" / "x"], "cannot be written, since"),
         (["predict", run, *good, *out, "--eval_batch_size", "0"], "eval_batch_size"),
         (["predict", run, *good, *out, "--max_length", "9999"], "graft predict: --max_length: "),
+        (
+            ["predict", run, *good, *out, "--learning_rate", "1"],
+            "predict: --learning_rate: has no use without training",
+        ),
+        (["evaluate", run, "--lora.r", "4", "--max_steps", "9"], "--max_steps: has no use without training"),
         (["predict", run, *good, *out, "--dryrun"], "did you mean --dry_run?"),
         (["predict", broken, *good, *out], "made for another base"),
         (["evaluate", broken, "--output_dir", tmp_path / "scored"], "made for another base"),
