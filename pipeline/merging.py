@@ -66,7 +66,10 @@ def merge(
     saved, given, task, adapted = adapted_model(source, config, base_model, revision)
     batch, rows = inputs_to_compare(saved, given, task, adapted)
     before = outputs_of(adapted, task, batch, rows)
-    merged: Any = task.exported(adapted.merge_and_unload())  # type: ignore[operator]
+    try:
+        merged: Any = task.exported(adapted.merge_and_unload())  # type: ignore[operator]
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"model: PEFT cannot merge {saved.name}: {error}") from error
     del adapted
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -195,7 +198,7 @@ def random_inputs(model: Any) -> dict[str, Tensor]:
         height, width = (sides, sides) if isinstance(sides, int) else sides
         return {"pixel_values": torch.randn((ROWS_TO_COMPARE, config.num_channels, height, width), generator=draw)}
     choices = (2,) if type(model.get_base_model()).__name__.endswith("ForMultipleChoice") else ()
-    count = model.get_input_embeddings().num_embeddings
+    count = config.get_text_config().vocab_size
     ids = torch.randint(count, (ROWS_TO_COMPARE, *choices, TOKENS_TO_COMPARE), generator=draw)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return {**batch, "decoder_input_ids": ids} if config.is_encoder_decoder else batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import transformers
 from datasets import Dataset
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
+from peft.utils.warning import PeftWarning
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig
@@ -119,6 +121,22 @@ def test_another_kind_of_adapter(tmp_path: Path) -> None:
     adapted(base, "AutoModelForCausalLM", tmp_path / "prompt", PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=3))
     with pytest.raises(ConfigError, match="PROMPT_TUNING, which is put before the input and not added"):
         merge(tmp_path / "prompt", tmp_path / "never")
+
+
+def test_what_peft_can_do_with_lora(tmp_path: Path) -> None:
+    """Tokens that were trained are merged; what PEFT does not merge is refused in its own words."""
+    base = tiny_checkpoint(tmp_path / "base", "llama", "AutoModelForCausalLM")
+    tokens = LoraConfig(r=2, task_type="CAUSAL_LM", trainable_token_indices=[10, 11])
+    model = adapted(base, "AutoModelForCausalLM", tmp_path / "tokens", tokens)
+    merged: Any = transformers.AutoModelForCausalLM.from_pretrained(merge(tmp_path / "tokens", tmp_path / "merged"))
+    batch = inputs_for(model)
+    assert torch.allclose(said(model, batch)[0], said(merged, batch)[0], atol=1e-5)
+    bias = LoraConfig(r=2, task_type="CAUSAL_LM", lora_bias=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PeftWarning)  # of just that
+        adapted(base, "AutoModelForCausalLM", tmp_path / "bias", bias)
+    with pytest.raises(ConfigError, match="PEFT cannot merge .*bias: Impossible to merge LoRA with `lora_bias=True`"):
+        merge(tmp_path / "bias", tmp_path / "never")
 
 
 def test_a_head_that_nobody_has_is_not_drawn_at_random(bare: Path, tmp_path: Path) -> None:
