@@ -169,10 +169,11 @@ def put_on(base: nn.Module, folder: Path, name: str) -> nn.Module:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is missing is said below
             model = PeftModel.from_pretrained(base, str(folder))
+            wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+            # PEFT may have saved them as well
+            embeddings = set(get_peft_model_state_dict(model, save_embedding_layers=True))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         raise _misfit(name, error) from error
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    embeddings = set(get_peft_model_state_dict(model, save_embedding_layers=True))  # PEFT may have saved them as well
     if strange := sorted((wanted - stored) | (stored - wanted - embeddings)):
         raise ConfigError(
             f"model: the adapter {name} was made for another base: {len(strange)} tensors have no counterpart, "
