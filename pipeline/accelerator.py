@@ -191,6 +191,12 @@ def launched_for_cpu() -> bool:
     return arguments is not None and asked_of_launcher(arguments).use_cpu
 
 
+def configuration_named() -> str | None:
+    """The accelerate configuration that graft, or accelerate's own launcher, was given to start this process."""
+    arguments = launcher_arguments(words_of_parent())
+    return os.environ.get(NAMED) or (None if arguments is None else asked_of_launcher(arguments).config_file)
+
+
 def words_of_parent() -> list[str]:
     """The command line of the process that started this one; empty when it cannot be read."""
     try:
@@ -217,6 +223,8 @@ class Asked(NamedTuple):
     processes: int | None
     """All machines together; None when it is left open."""
     use_cpu: bool
+    config_file: str | None
+    """The configuration it names; None for that of the user's home."""
 
 
 def asked_of_launcher(arguments: list[str]) -> Asked:
@@ -230,9 +238,9 @@ def asked_of_launcher(arguments: list[str]) -> Asked:
         file = default_config_file
     config = load_config_from_file(file) if file else None
     if not isinstance(config, ClusterConfig):
-        return Asked(options.num_processes, bool(options.cpu))
+        return Asked(options.num_processes, bool(options.cpu), options.config_file)
     processes = options.num_processes or (config.num_processes if config.num_processes > 0 else None)
-    return Asked(processes, bool(options.cpu or config.use_cpu))
+    return Asked(processes, bool(options.cpu or config.use_cpu), options.config_file)
 
 
 def config_path(name: str) -> Path:

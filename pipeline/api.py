@@ -16,6 +16,7 @@ import transformers.utils.logging
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import enable_progress_bars
 
+from pipeline.accelerator import configuration_named
 from pipeline.callbacks import Callback, Moment
 from pipeline.config import load, saying_where
 from pipeline.data_report import print_data
@@ -191,7 +192,8 @@ def prepare_terminal(level: int = logging.WARNING) -> None:
 def _typed(name: str, words: Sequence[str], script: str | None) -> list[str]:
     """The command that starts this run from nothing."""
     if script:
-        return ["accelerate", "launch", *on_processes(), script, *words]
+        named = configuration_named()
+        return ["accelerate", "launch", *(["--config_file", named] if named else []), *on_processes(), script, *words]
     return ["graft", name, *words, *launched_so()]
 
 

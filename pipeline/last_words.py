@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.accelerator import NAMED
+from pipeline.accelerator import configuration_named
 from pipeline.run import Run
 from pipeline.safe_text import clean
 
@@ -46,7 +46,7 @@ def on_processes() -> list[str]:
 
 def launched_so() -> list[str]:
     """The options of `graft` that start processes as those of this run were started."""
-    named = os.environ.get(NAMED)
+    named = configuration_named()
     return [*(["--accelerate_config", named] if named else []), *on_processes()]
 
 

@@ -27,6 +27,7 @@ from pipeline.settings import RunConfig, make_task, user_strategy
 from pipeline.stopping import StopRequest
 from pipeline.strategies import STRATEGIES
 from pipeline.tasks import Task
+from pipeline.yaml_file import Keys
 
 FETCHED = ["*.json", "*.safetensors", "*.yaml", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a repository: no pickled weights, no code."""
@@ -124,11 +125,17 @@ def settings_of(saved: Saved, config: str | Path | Mapping[str, Any] | None = No
         )
     source = config if config is not None else saved.run / "config.yaml"  # type: ignore[operator]
     found = load(RunConfig, source, overrides, extra_section=user_strategy)
-    unread = [path for path in found._places.overridden() if path[0] not in READ and path[:2] not in READ_OF_TRAIN]
     with saying_where(found):
-        if unread:
+        if unread := [path for path in found._places.overridden() if not _is_read(path, found)]:
             raise ConfigError([f"{'.'.join(path)}: has no use without training; leave it out" for path in unread])
     return found.model_copy(deep=True)
+
+
+def _is_read(path: Keys, config: Any) -> bool:
+    """Whether a setting counts where a saved model is used. What it started from does for a task that compares."""
+    if path[0] == "model" and path[1:] != ("attn_implementation",):
+        return type(make_task(config)).reference is not Task.reference
+    return path[0] in READ or path[:2] in READ_OF_TRAIN
 
 
 def as_start(saved: Saved, config: Any, base_model: str | None = None) -> Any:

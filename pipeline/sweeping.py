@@ -28,6 +28,7 @@ from pipeline.parent import OF_A_SWEEP
 from pipeline.reports.sweep_table import SweepTable, tabulate
 from pipeline.reports.terminal import as_page
 from pipeline.stopping import StopRequest
+from pipeline.untouched import untouched
 from pipeline.yaml_file import read_value, write_yaml
 
 START = (sys.executable, "-m", "pipeline")
@@ -170,6 +171,7 @@ def share_of(slot: int, most: int) -> dict[str, str]:
     return found
 
 
+@untouched()
 def sweep(
     config: str | Path | Mapping[str, Any],
     axes: Mapping[str, Sequence[Any]],

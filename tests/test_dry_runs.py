@@ -111,6 +111,7 @@ def test_what_would_fail_fails_in_the_dry_run(run: Path, tmp_path: Path, capsys:
             "predict: --learning_rate: has no use without training",
         ),
         (["evaluate", run, "--lora.r", "4", "--max_steps", "9"], "--max_steps: has no use without training"),
+        (["predict", run, *good, *out, "--model.dropout", "0.5"], "--model.dropout: has no use without training"),
         (["predict", run, *good, *out, "--dryrun"], "did you mean --dry_run?"),
         (["predict", broken, *good, *out], "made for another base"),
         (["evaluate", broken, "--output_dir", tmp_path / "scored"], "made for another base"),

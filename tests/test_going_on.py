@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import accelerator, api
 from pipeline.api import read_config, run_recipe
 from pipeline.errors import ConfigError
 from pipeline.heartbeat import BYTES, Heartbeat
@@ -90,6 +91,16 @@ def test_the_command_that_continues_starts_processes_in_the_same_way(
     assert launch(str(script), [], accelerate_config="cpu") == launch(str(script), []) == 0
     resume = "--checkpoint.resume auto"
     assert capsys.readouterr().out.splitlines() == [f"{resume} --accelerate_config cpu", resume]
+
+
+def test_the_configuration_of_accelerates_own_launcher_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = str(accelerator.config_path("cpu_2proc"))
+    words = ["python", "accelerate", "launch", "--config_file", file, "--num_processes", "2", "recipes/lora.py"]
+    monkeypatch.setattr(accelerator, "words_of_parent", lambda: words)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert going_on([])[-4:] == ["--accelerate_config", file, "--num_processes", "2"]
+    typed = api._typed("lora", ["my.yaml"], "recipes/lora.py")
+    assert typed == [*words[1:], "my.yaml"]
 
 
 def test_a_long_reason_has_room_in_a_heartbeat(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed.beside_trainer --data ../shared/data --encoder PATH_OF_ALL_MINILM_L6_V2 NAME ...
 
-Start, rows, batch, padding, precision, optimizer and rate are the same; both log every ten steps. A turn is a run of
-WARM + STEPS optimizer steps, of which the first WARM are not timed, nor is what lies around the steps. The first turn
-of each side is not counted: whoever is first pays for the start of the device. Results: results/NAME-DEVICE.json.
+Start, rows and their order, batch, padding, precision, optimizer and rate are the same; both log every ten steps. A
+turn is a run of WARM + STEPS optimizer steps, of which the first WARM are not timed, nor is what lies around the steps.
+The first turn of each side is not counted: whoever is first pays for the start of the device. Results land in
+results/NAME-DEVICE.json.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def by_graft(name: str, data: Path, encoder: Path, folder: Path, clock: Clock) -
         warmup_steps=0,
         weight_decay=0.0,
         lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
         logging_steps=10,
         save_steps=10**6,
         resume="never",
@@ -118,6 +120,7 @@ def by_trainer(name: str, data: Path, encoder: Path, folder: Path, clock: Clock)
         per_device_train_batch_size=BATCH[name],
         learning_rate=RATE,
         lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
         bf16=resolve_precision("auto", available_device()) == "bf16",
