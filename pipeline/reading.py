@@ -145,14 +145,18 @@ def _shorten(cell: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def check_model(config: Any, task: Task) -> None:
-    """Refuse a start, or a strategy, that cannot work, from names and shapes alone: no weight is read or drawn."""
+def check_model(config: Any, task: Task, brought: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    """Refuse a start, or a strategy, that cannot work, from names and shapes alone: no weight is read or drawn.
+
+    `brought`: of the base of an adapter, the shapes of what the adapter brings whole.
+    """
     model = models.outline(
         config.model,
         model_class=task.model_class,
         model_kwargs=task.model_kwargs(),
         tokenizer=task.tokenizer,
         new_parameters=task.new_parameters,
+        brought=brought,
     )
     task.check(model, random=start_of(config) == "random")
     strategies, rules = list(strategies_of(config).values()), task.rules(model)

@@ -187,7 +187,7 @@ def ready(saved: Saved, config: Any, task: Task) -> None:
         commit = resolve(base.model_name_or_path, base.revision, what="model.model_name_or_path")
         base.revision = commit or base.revision  # of a folder there is none
         use_processing(config, task)
-        check_model(config, task)
+        check_model(config, task, whole_tensors(saved.folder, saved.name) if saved.is_adapter else None)
     except ConfigError as error:
         raise about_base(saved, error) from error
 
@@ -213,15 +213,16 @@ def load_model(saved: Saved, config: Any, task: Task) -> nn.Module:
 
 def _base_model(saved: Saved, config: Any, task: Task) -> nn.Module:
     """The base of an adapter. What it lacks, the adapter brings: a head drawn at random would be nobody's model."""
-    whole = brought(sorted(whole_tensors(saved.folder, saved.name)))
+    whole = whole_tensors(saved.folder, saved.name)
     try:
         return from_checkpoint(
             config.model,
             model_class=task.model_class,
             model_kwargs=task.model_kwargs(),
             tokenizer=task.tokenizer,
-            new_parameters=whole if task.head_modules else task.new_parameters,
+            new_parameters=brought(sorted(whole)) if task.head_modules else task.new_parameters,
             seed=config.train.seed,
+            brought=whole,
         )
     except ConfigError as error:
         raise about_base(saved, error) from error

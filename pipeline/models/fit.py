@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -78,11 +79,55 @@ def _is_dropout(name: str, value: Any) -> bool:
     return named and not isinstance(value, (bool, str, dict, list))
 
 
-def fit_tokenizer(model: PreTrainedModel, tokenizer: Any, *, where: str) -> None:
+def fit_vocabulary(model: PreTrainedModel, brought: Mapping[str, tuple[int, ...]], *, where: str) -> None:
+    """Give the base of an adapter as many tokens as the embeddings have that the adapter brings; rows for new ones are
+    NaN until it does. ConfigError when it does not bring all of them: nobody has the others."""
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if not isinstance(ends[0], nn.Embedding):
+        return
+    ours = {id(tensor) for end in ends if end is not None for tensor in end.parameters()}
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.named_parameters(remove_duplicate=False):  # tied ones have several
+        if id(tensor) in ours:
+            names.setdefault(id(tensor), []).append(name)
+    found = [_brought_rows(known, brought) for known in names.values()]
+    before, rows = ends[0].num_embeddings, next((count for count in found if count), None)
+    if rows is None or rows == before:
+        return
+    absent = sorted(known[0] for known, count in zip(names.values(), found, strict=True) if not count)
+    if absent and rows > before:
+        raise ConfigError(
+            f"{where}: the adapter was trained with {rows} tokens, this base has {before}, and it does "
+            f"not bring {', '.join(absent)} for the others; {_SAVE_THEM}"
+        )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        for end in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for tensor in [] if end is None else end.parameters():
+                tensor[before:] = float("nan")
+
+
+_SAVE_THEM = (
+    "save it again with model.save_pretrained(folder, save_embedding_layers=True), or give, with --base_model, the "
+    "base with the embeddings of these tokens"
+)
+WITHIN = ("", "base_layer.", "modules_to_save.", "token_adapter.base_layer.")
+"""Where PEFT keeps a tensor of a module that it has wrapped."""
+
+
+def _brought_rows(names: list[str], brought: Mapping[str, tuple[int, ...]]) -> int | None:
+    for module, _, leaf in (name.rpartition(".") for name in names):
+        for place in WITHIN:
+            if shape := brought.get(f"{module}.{place}{leaf}"):
+                return shape[0]
+    return None
+
+
+def fit_tokenizer(model: PreTrainedModel, tokenizer: Any, *, where: str, adapted: bool = False) -> None:
     """Check the vocabulary against the embedding and write the tokenizer's special ids into the model's config.
 
     When the pad token is another special token too (EOS), the embedding's padding index is lifted: it would keep
-    that token's row from being learned.
+    that token's row from being learned. `adapted`: the model is the base of an adapter.
     """
     if tokenizer is None:
         return
@@ -92,6 +137,8 @@ def fit_tokenizer(model: PreTrainedModel, tokenizer: Any, *, where: str) -> None
         fix = (
             f"set vocab_size to {needed} or more, or leave it out"
             if where == "model.config"
+            else f"the adapter was trained with more tokens and does not bring their embeddings: {_SAVE_THEM}"
+            if adapted
             else "use the tokenizer that belongs to the checkpoint (model.tokenizer_name_or_path)"
         )
         raise ConfigError(

@@ -23,7 +23,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from pipeline.errors import ConfigError, nearest
 from pipeline.hub_names import locate
 from pipeline.models.attention import attention
-from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer
+from pipeline.models.fit import apply_dropout, apply_task, check_architecture, fit_tokenizer, fit_vocabulary
 from pipeline.models.settings import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def from_checkpoint(
     new_parameters: str | None,
     seed: int = 0,
     outline: bool = False,
+    brought: Mapping[str, tuple[int, ...]] | None = None,
 ) -> PreTrainedModel:
     """The checkpoint's model for a task, in fp32 on the CPU.
 
@@ -50,7 +51,8 @@ def from_checkpoint(
     `model_class` is the name of a transformers auto class, `model_kwargs` what the task sets in the model's config
     (labels), `new_parameters` a regex (re.search) of the parameters the checkpoint may lack because the task brings
     them new; those are drawn from `seed` without touching the global random state. `tokenizer` is None for a model
-    without text. Tensors the task has no use for are logged.
+    without text. Tensors the task has no use for are logged. `brought`: of the base of an adapter, the shapes of the
+    tensors that the adapter brings whole; where they are embeddings of more or fewer tokens, the model gets as many.
 
     Raises ConfigError when the folder is missing or is an adapter, has no safetensors, wants to run code, is
     quantized, is for another kind of task, lacks tensors or has them in other shapes, or has too small a vocabulary.
@@ -68,7 +70,8 @@ def from_checkpoint(
     strange = [name for name in new if not model.state_dict()[name].isfinite().all()]
     if strange:
         raise RuntimeError(f"transformers left these new tensors without values: {', '.join(sorted(strange))}")
-    fit_tokenizer(model, tokenizer, where=KEY)
+    fit_vocabulary(model, brought or {}, where=KEY)
+    fit_tokenizer(model, tokenizer, where=KEY, adapted=brought is not None)
     return model
 
 

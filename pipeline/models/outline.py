@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -23,6 +24,7 @@ def outline(
     model_kwargs: dict[str, Any],
     tokenizer: Any,
     new_parameters: str | None,
+    brought: Mapping[str, tuple[int, ...]] | None = None,
 ) -> PreTrainedModel:
     """What `from_checkpoint` or `from_config` would give, refused for the same reasons, with tensors on `meta`."""
     if config.model_name_or_path is None:
@@ -36,4 +38,5 @@ def outline(
         tokenizer=tokenizer,
         new_parameters=new_parameters,
         outline=True,
+        brought=brought,
     )
