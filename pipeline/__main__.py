@@ -19,6 +19,7 @@ from pipeline.command_line import (
     TRAIN,
     USE,
     Config,
+    DryRun,
     Launcher,
     Processes,
     Rest,
@@ -107,6 +108,7 @@ def rerun(
     run_dir: Annotated[Path, Parameter(help="Folder of a finished run.")],
     *,
     output_dir: Annotated[Path | None, Parameter(help="Folder of the new run.")] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Repeat a finished run and say whether the same bytes came out.
 
@@ -117,7 +119,7 @@ def rerun(
     """
     from pipeline.rerun import rerun as job
 
-    sys.exit(job(run_dir, output_dir))
+    sys.exit(job(run_dir, output_dir, dry_run=dry_run))
 
 
 @command(app, COMPARE)

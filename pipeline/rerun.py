@@ -28,11 +28,12 @@ NEEDED: dict[str, type] = {"recipe": str, "world_size": int, "cpu_threads": int,
 """What a manifest must hold for its run to be repeated."""
 
 
-def rerun(run_dir: Path, output_dir: Path | None = None) -> int:
+def rerun(run_dir: Path, output_dir: Path | None = None, *, dry_run: bool = False) -> int:
     """Run RUN_DIR/config.yaml again in a new folder, as many processes and threads as then, and compare the results.
 
     Returns 0 when model/ and results.json are the same bytes, 1 when they differ and 2 when the run did not finish
-    (130 or 143 when it was stopped). Raises ConfigError or DataError when it cannot be repeated.
+    (130 or 143 when it was stopped). A dry run ends with 0 where the run would begin. Raises ConfigError or DataError
+    when it cannot be repeated.
     """
     manifest = read_manifest(run_dir)
     new = output_dir or run_dir.resolve().with_name(f"{run_dir.resolve().name}.rerun")
@@ -41,6 +42,10 @@ def rerun(run_dir: Path, output_dir: Path | None = None) -> int:
     refuse_other_rows(config, manifest["data"])
     for line in differences(manifest, describe_machine(available_device())):
         say(f"{line}; the bytes may differ")
+    if dry_run:
+        on = f"{manifest['world_size']} process(es) with {manifest['cpu_threads']} thread(s) each"
+        say(f"would run {manifest['recipe']} on {on} in {new} and compare {COMPARED} with {run_dir}")
+        return IDENTICAL
     code = start(run_dir, manifest, config, new)
     if code:
         say(f"graft rerun: the repeated run ended with exit code {code}, so there is nothing to compare")

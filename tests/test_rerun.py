@@ -177,6 +177,17 @@ def test_what_cannot_be_repeated_is_said(
     assert not (tmp_path / "run.rerun").exists()
 
 
+def test_a_dry_run_checks_and_runs_nothing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copy_of(finished, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert in_process("rerun", str(run), "--dry_run") == 0
+    said = capsys.readouterr().err
+    assert f"would run lora on 1 process(es) with 1 thread(s) each in {run}.rerun" in said
+    edit_manifest(run, recipe="other")
+    assert in_process("rerun", str(run), "--dry_run") == 2
+    assert "unknown recipe 'other'" in capsys.readouterr().err and sorted(tmp_path.rglob("*")) == before
+
+
 def test_other_versions_are_a_warning(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = copy_of(finished, tmp_path)
     versions = json.loads((run / "manifest.json").read_text())["versions"]
