@@ -101,17 +101,21 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The tests' hub (tests/hub_server.py), empty; this process uses it as `owner`, with an empty cache.
 
     For processes there is `tests.hub_online.environment`; a module that shares pushed models makes a fixture of its own
     from `tests.hub_online.online` and `tests.hub_server.HUB`.
     """
+    from huggingface_hub import constants
+
     from tests.hub_online import online  # imports datasets and evaluate
 
     HUB.clear()
     with online(HUB, tmp_path / "hf-home") as found:
         yield found
+        monkeypatch.undo()  # later it would put back what it found here, and the next tests would be online
+    assert constants.is_offline_mode()
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def state() -> dict[str, Any]:
         "torch": torch.get_rng_state().tolist(),
         "threads": torch.get_num_threads(),
         # every kind of bar of tqdm starts a watcher of its own, even when it is not shown
-        "running": sorted(thread.name for thread in threading.enumerate() if thread.name != "tqdm_monitor"),
+        "running": {thread for thread in threading.enumerate() if thread.name != "tqdm_monitor"},
         "dtype": torch.get_default_dtype(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "precision": torch.get_float32_matmul_precision(),
@@ -66,6 +66,7 @@ def state() -> dict[str, Any]:
 
 def difference(before: dict[str, Any]) -> dict[str, Any]:
     now = state()
+    now["running"] |= before["running"]  # a thread of an earlier test may have ended meanwhile
     return {name: (value, now[name]) for name, value in before.items() if value != now[name]}
 
 
