@@ -179,22 +179,24 @@ def requested_processes() -> int | None:
     """
     if EXPECTED in os.environ:
         return int(os.environ[EXPECTED])
-    arguments = launcher_arguments(words_of_parent())
-    return None if arguments is None else asked_of_launcher(arguments).processes
+    asked = asked_by_launcher()
+    return None if asked is None else asked.processes
 
 
 @cache
 def launched_for_cpu() -> bool:
     """Whether the configuration that `accelerate launch` was given says use_cpu, which it keeps to itself when it
     starts several processes."""
-    arguments = launcher_arguments(words_of_parent()) if "LOCAL_WORLD_SIZE" in os.environ else None
-    return arguments is not None and asked_of_launcher(arguments).use_cpu
+    asked = asked_by_launcher() if "LOCAL_WORLD_SIZE" in os.environ else None
+    return asked is not None and asked.use_cpu
 
 
 def configuration_named() -> str | None:
     """The accelerate configuration that graft, or accelerate's own launcher, was given to start this process."""
-    arguments = launcher_arguments(words_of_parent())
-    return os.environ.get(NAMED) or (None if arguments is None else asked_of_launcher(arguments).config_file)
+    if NAMED in os.environ:
+        return os.environ[NAMED]
+    asked = asked_by_launcher()
+    return None if asked is None else asked.config_file
 
 
 def words_of_parent() -> list[str]:
@@ -225,6 +227,12 @@ class Asked(NamedTuple):
     use_cpu: bool
     config_file: str | None
     """The configuration it names; None for that of the user's home."""
+
+
+def asked_by_launcher() -> Asked | None:
+    """What `accelerate launch`, when it started this process, was asked for; None when something else did."""
+    arguments = launcher_arguments(words_of_parent())
+    return None if arguments is None else asked_of_launcher(arguments)
 
 
 def asked_of_launcher(arguments: list[str]) -> Asked:

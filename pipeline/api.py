@@ -16,7 +16,6 @@ import transformers.utils.logging
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import enable_progress_bars
 
-from pipeline.accelerator import configuration_named
 from pipeline.callbacks import Callback, Moment
 from pipeline.config import load, saying_where
 from pipeline.data_report import print_data
@@ -24,7 +23,7 @@ from pipeline.dry_run import print_plan
 from pipeline.errors import ConfigError, UserError
 from pipeline.failure import RunFailed
 from pipeline.given import Given
-from pipeline.last_words import as_command, going_on, last_words, launched_so, on_processes
+from pipeline.last_words import as_command, going_on, last_words, launched_so
 from pipeline.prepare import BuildModel, prepare, script_of, whole_model
 from pipeline.processes import Disagreement, OtherProcessFailed, exit_code
 from pipeline.publishing import push_finished
@@ -192,8 +191,7 @@ def prepare_terminal(level: int = logging.WARNING) -> None:
 def _typed(name: str, words: Sequence[str], script: str | None) -> list[str]:
     """The command that starts this run from nothing."""
     if script:
-        named = configuration_named()
-        return ["accelerate", "launch", *(["--config_file", named] if named else []), *on_processes(), script, *words]
+        return ["accelerate", "launch", *launched_so("--config_file"), script, *words]
     return ["graft", name, *words, *launched_so()]
 
 

@@ -38,16 +38,11 @@ def going_on(arguments: Sequence[str]) -> list[str]:
     return [*without(arguments, RESUME), "--checkpoint.resume", "auto", *launched_so()]
 
 
-def on_processes() -> list[str]:
-    """The launcher's option for as many processes as this run has."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    return ["--num_processes", world] if world != "1" else []
-
-
-def launched_so() -> list[str]:
-    """The options of `graft` that start processes as those of this run were started."""
-    named = configuration_named()
-    return [*(["--accelerate_config", named] if named else []), *on_processes()]
+def launched_so(configuration: str = "--accelerate_config") -> list[str]:
+    """The options of `graft` that start processes as those of this run were started; accelerate's own launcher calls
+    the first `--config_file`."""
+    named, world = configuration_named(), os.environ.get("WORLD_SIZE", "1")
+    return [*([configuration, named] if named else []), *(["--num_processes", world] if world != "1" else [])]
 
 
 def last_words(run: Run, recipe: str, source: str | Path | None, arguments: Sequence[str]) -> str:
