@@ -98,22 +98,21 @@ def evaluate(
     target = None if output_dir is None else _target(output_dir)
     with saying_where(given):
         job = prepare(saved, given, base_model, datasets, stop)
-        started, task, rows, metrics = job.config, job.task, job.rows, job.metrics
-        processes = Processes(make_accelerator(started.train.mixed_precision))
-        plain = model_at_work(saved, started, given, task, job.splits, processes, base_model, stop)
+        processes = Processes(make_accelerator(job.config.train.mixed_precision))
+        at_work = model_at_work(saved, job.config, given, job.task, job.splits, processes, base_model, stop)
     if target is not None:
         with written(target, "nothing was scored"):
             target.parent.mkdir(parents=True, exist_ok=True)
-    found, intervals = _scores(started, task, plain, rows, job.splits, metrics, processes, stop)
+    found, intervals = _scores(job, at_work, processes, stop)
     counts = {split: int(numbers.pop("num_samples")) for split, numbers in found.items()}
     facts = {
         "model": saved.describe(),
         "task": given.task.name,
-        "metric_settings": metric_settings(metrics),
-        "metrics_of_the_hub": [name for name in started.eval.metrics if name.startswith(HUB_METRIC)],
-        "label_names": list(task.model_kwargs().get("id2label", {}).values()),
-        "notes": task.notes(),
-        "data": {split: {"rows": len(part), "fingerprint": job.prints[split]} for split, part in rows.items()},
+        "metric_settings": metric_settings(job.metrics),
+        "metrics_of_the_hub": [name for name in job.config.eval.metrics if name.startswith(HUB_METRIC)],
+        "label_names": list(job.task.model_kwargs().get("id2label", {}).values()),
+        "notes": job.task.notes(),
+        "data": {split: {"rows": len(part), "fingerprint": job.prints[split]} for split, part in job.rows.items()},
         **describe_machine(processes.accelerator.device),
         "mixed_precision": processes.accelerator.mixed_precision,
     }
@@ -185,25 +184,19 @@ def prepare(
 
 
 def _scores(
-    config: Any,
-    task: Task,
-    model: nn.Module,
-    rows: Mapping[str, Any],
-    splits: Mapping[str, Any],
-    metrics: dict[str, Any],
-    processes: Processes,
-    stop: StopRequest,
+    job: Work, model: nn.Module, processes: Processes, stop: StopRequest
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """The numbers of every split, with `num_samples`, and their intervals."""
-    intervals = Intervals(metrics, config.eval.bootstrap, config.train.seed, processes, stop)
+    config = job.config
+    intervals = Intervals(job.metrics, config.eval.bootstrap, config.train.seed, processes, stop)
     found = {}
-    for split in rows:
+    for split in job.rows:
         found[split] = score(
             model,
-            task,
-            splits[split],
-            metrics,
-            rows=rows[split],
+            job.task,
+            job.splits[split],
+            job.metrics,
+            rows=job.rows[split],
             processes=processes,
             batch_size=config.eval.eval_batch_size or config.train.micro_batch_size or config.train.train_batch_size,
             seed=config.train.seed,
